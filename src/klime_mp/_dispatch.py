@@ -1,0 +1,366 @@
+"""The state behind the lock: each method one atomic step, none of which waits, logs or does I/O.
+
+The step is what makes the sender's life simple to reason about: "accept an event" and "stop for want of work" are two
+steps of which one comes first, so no event is left behind by a thread that has just gone. Steps return what to do next
+(start a thread, sleep, deliver a batch); doing it happens outside, in `_sender`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from klime_mp._clock import NEVER, Clock, Latch, atomic
+from klime_mp._fork import getpid
+from klime_mp._queue import Batch, Entry, Queue
+from klime_mp._stats import Ledger, Stats
+
+LINGER = 0.5  # seconds an idle thread stays for the next event
+START_PATIENCE = 0.5  # seconds after which a thread that was to start, and did not, is given up
+START_AGAIN = 1.0  # seconds until the next attempt after the system refused a thread
+MAX_BATCH_BODY = 10 * 1024 * 1024 - len('{"batch":[]}')
+
+
+class Shift:
+    """One run of the sending loop: by its own thread, or by a caller (`here`) who has to be back by `limit`."""
+
+    __slots__ = ("began", "busy_at", "expected_by", "here", "limit")
+
+    def __init__(self, now: float, *, here: bool = False, limit: float = NEVER) -> None:
+        self.busy_at = now
+        self.expected_by = now + START_PATIENCE
+        self.here = here
+        self.limit = limit
+        self.began = False
+
+    def is_over(self, now: float) -> bool:
+        """Whoever was to work it never came, or did not come back: an exception struck at the wrong moment."""
+        return (not self.began and now >= self.expected_by) or now >= self.limit
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait for the latch, until `until` at the latest."""
+
+    latch: Latch
+    until: float
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An event is in. These left the queue for it, oldest first; it may be one of them itself."""
+
+    serial: int
+    evicted: list[Entry]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An event was dropped at the door, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A flush was asked for: is everything `done`; else begin `shift` if there is one, and look again at `again_at`."""
+
+    done: bool
+    shift: Shift | None = None
+    again_at: float = NEVER
+
+
+class Dispatch:
+    """Queue, shift, flushes and shutdowns of one client in one process.
+
+    Args:
+        queue: where events wait.
+        ledger: where their outcomes are counted.
+        max_batch_size: events a request.
+        flush_interval: seconds an event waits for company.
+        refusal: the reason all events are dropped for, None for a client that takes them.
+        clock: time and locks.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        ledger: Ledger,
+        *,
+        max_batch_size: int,
+        flush_interval: float,
+        refusal: str | None,
+        clock: Clock,
+    ) -> None:
+        self._pid = getpid()
+        self._lock = clock.lock()
+        self._queue = queue
+        self._ledger = ledger
+        self._max_batch_size = max_batch_size
+        self._flush_interval = flush_interval
+        self._clock = clock
+        self.refusal = refusal
+        self._shift: Shift | None = None
+        self._start_again_at = -NEVER
+        self._asleep: Sleep | None = None  # the shift, for want of work
+        self._resting: list[Latch] = []  # deliveries, for a back-off's or a Retry-After's sake
+        self._flush_mark = 0  # events up to this number do not wait for company
+        self._waiters: list[tuple[int, Latch]] = []  # flushes, and up to which event
+        self._closers: list[float] = []  # deadlines of the shutdowns under way
+        self._hold_until = -NEVER
+        self.cut_short = 0  # events that a shutdown gave up
+
+    # --- read without the lock: one value each
+
+    def mine(self) -> bool:
+        """False in a process that was forked while this code ran: gevent's greenlets survive that."""
+        return self._pid == getpid()
+
+    def closing_at(self) -> float:
+        """The deadline of the shutdown under way, `NEVER` without one."""
+        return min(list(self._closers), default=NEVER)
+
+    def hold_until(self) -> float:
+        """Nothing may be sent before this instant."""
+        return self._hold_until
+
+    def in_step(self) -> bool:
+        """Did a signal strike this very thread inside a step? Then nobody else can make one until it returns."""
+        return bool(self._lock._is_owned())  # noqa: SLF001 # what threading.Condition asks as well
+
+    # --- events
+
+    @atomic
+    def accept(self, body: bytes) -> Accepted | Refused | Shift:
+        """Take an event in; or a shift that has to be begun first, then ask again."""
+        if self.refusal is not None:
+            self._ledger.dropped[self.refusal] += 1
+            return Refused(self.refusal)
+        now = self._clock.monotonic()
+        shift = self._shift
+        if (shift is None or shift.is_over(now)) and now >= self._start_again_at:
+            shift = self._shift = Shift(now)
+            return shift
+        evicted = self._queue.append(body, now)
+        if evicted and self._waiters:
+            self._let_flushes_go()
+        if self._asleep is not None and self._due(now) < self._asleep.until:
+            self._wake()
+        return Accepted(self._queue.last_serial, evicted)
+
+    @atomic
+    def accept_alone(self, body: bytes) -> Batch | Refused:
+        """Take a sync call's event in, in flight at once."""
+        if self.refusal is not None:
+            self._ledger.dropped[self.refusal] += 1
+            return Refused(self.refusal)
+        return self._queue.take_alone(body, self._clock.monotonic())
+
+    @atomic
+    def drop(self, reason: str) -> None:
+        """Count an event that never came to the door."""
+        self._ledger.dropped[reason] += 1
+
+    @atomic
+    def stats(self) -> Stats:
+        """The ledger, with what is pending counted where it is."""
+        return self._ledger.snapshot(self._queue.pending())
+
+    @atomic
+    def pending(self) -> int:
+        """Events without an outcome."""
+        return self._queue.pending()
+
+    @atomic
+    def has_work(self) -> bool:
+        """Is there an event, or a callback, that a flush would wait for?"""
+        return self._queue.unfinished(self._queue.last_serial)
+
+    # --- the shift
+
+    @atomic
+    def next_step(self, shift: Shift) -> Batch | Sleep | None:
+        """What whoever works `shift` does now; None: go home."""
+        if self._shift is not shift:
+            return None
+        shift.began = True
+        now = self._clock.monotonic()
+        if now >= shift.limit:
+            self._shift = None
+            return None
+        if self._queue.head() is None:
+            until = shift.busy_at + LINGER
+            if now >= until or shift.here:
+                self._shift = None
+                return None
+        else:
+            until = self._due(now)
+            if until <= now or shift.here:
+                return self._queue.take(self._max_batch_size, MAX_BATCH_BODY)
+        self._asleep = Sleep(self._clock.latch(), until)
+        return self._asleep
+
+    @atomic
+    def end_shift(self, shift: Shift) -> None:
+        """Whoever worked `shift` has gone; usually the last step said so already."""
+        if self._shift is shift:
+            self._shift = None
+
+    @atomic
+    def no_thread(self, shift: Shift) -> None:
+        """The system refused a thread. Events are taken in all the same: a flush, or the exit, sends them."""
+        self._start_again_at = self._clock.monotonic() + START_AGAIN
+        if self._shift is shift:
+            self._shift = None
+
+    @atomic
+    def work_here(self, limit: float) -> Shift:
+        """A shift for the calling thread, in the place of one that may be there."""
+        shift = self._shift = Shift(self._clock.monotonic(), here=True, limit=limit)
+        return shift
+
+    # --- deliveries
+
+    @atomic
+    def settle(
+        self, batch: Batch, *, delivered: int = 0, rejected: int = 0, failed: int = 0, cut_short: bool = False
+    ) -> list[Entry]:
+        """Write an outcome, once; returns the events, none when they had one before."""
+        entries = self._queue.settle(batch, delivered=delivered, rejected=rejected, failed=failed)
+        if cut_short:
+            self.cut_short += len(entries)
+        return entries
+
+    @atomic
+    def split(self, batch: Batch) -> list[Batch]:
+        """Two halves instead of the batch."""
+        return self._queue.split(batch)
+
+    @atomic
+    def put_back(self, batch: Batch) -> None:
+        """Let what has no outcome wait again."""
+        self._queue.put_back(batch)
+        self._queue.finish(batch)
+        self._let_flushes_go()
+
+    @atomic
+    def finish(self, batch: Batch) -> None:
+        """The batch is done with, callbacks included."""
+        self._queue.finish(batch)
+        self._let_flushes_go()
+
+    @atomic
+    def count_request(self, *, again: bool) -> None:
+        """A request is about to be made."""
+        self._ledger.requests += 1
+        self._ledger.retries += again
+
+    @atomic
+    def hold(self, until: float) -> None:
+        """Let nobody of this client send before `until`."""
+        self._hold_until = max(self._hold_until, until)
+
+    @atomic
+    def begin_rest(self, closing: float) -> Latch:
+        """A latch for a pause; open already when the shutdown's deadline is no longer `closing`."""
+        latch = self._clock.latch()
+        if self.closing_at() == closing:
+            self._resting.append(latch)
+        else:
+            latch.open()
+        return latch
+
+    @atomic
+    def end_rest(self, latch: Latch) -> None:
+        """The pause is over."""
+        if latch in self._resting:
+            self._resting.remove(latch)
+
+    # --- flush, shutdown, restart
+
+    @atomic
+    def mark(self) -> int:
+        """The number of the newest event: a flush waits for those up to it."""
+        return self._queue.last_serial
+
+    @atomic
+    def ask(self, mark: int, latch: Latch) -> Asked:
+        """Have all events up to `mark` sent without waiting for company; the latch opens when they are done."""
+        if not self._queue.unfinished(mark):
+            return Asked(done=True)
+        self._flush_mark = max(self._flush_mark, mark)
+        if (mark, latch) not in self._waiters:
+            self._waiters.append((mark, latch))
+        now = self._clock.monotonic()
+        shift = self._shift
+        if shift is None or shift.is_over(now):
+            shift = self._shift = Shift(now)
+            return Asked(done=False, shift=shift, again_at=shift.expected_by)
+        self._wake()
+        return Asked(done=False, again_at=NEVER if shift.began else shift.expected_by)
+
+    @atomic
+    def forget(self, mark: int, latch: Latch) -> bool:
+        """A flush has stopped waiting. Returns whether what it waited for is done."""
+        if (mark, latch) in self._waiters:
+            self._waiters.remove((mark, latch))
+        return not self._queue.unfinished(mark)
+
+    @atomic
+    def begin_closing(self, deadline: float, refusal: str | None) -> None:
+        """From now on back-offs are cut to what fits before `deadline`; new events are refused if there is a reason."""
+        self._closers.append(deadline)
+        if refusal is not None and self.refusal is None:
+            self.refusal = refusal
+        self._wake()
+        while self._resting:
+            self._resting.pop().open()
+
+    @atomic
+    def end_closing(self, deadline: float) -> None:
+        """This shutdown is over; others may be under way."""
+        if deadline in self._closers:
+            self._closers.remove(deadline)
+
+    @atomic
+    def give_up(self) -> tuple[list[Batch], list[Entry]]:
+        """The deadline has come: write "failed" for all that has no outcome; a late answer will change nothing.
+
+        Whoever still hangs in a request has lost its shift, and goes home when it comes back.
+        """
+        self._shift = None
+        if self._queue.head() is not None:
+            self._queue.take_everything()
+        batches = self._queue.batches()
+        entries = [entry for batch in batches for entry in self._queue.settle(batch, failed=len(batch.entries))]
+        self.cut_short += len(entries)
+        return batches, entries
+
+    @atomic
+    def reopen(self, refusal: str | None) -> None:
+        """Take events again, as after construction; what is pending stays."""
+        self.refusal = refusal
+        self._closers.clear()
+        self._start_again_at = -NEVER
+
+    # --- inside a step
+
+    def _due(self, now: float) -> float:
+        """When the oldest event is to be sent; only called when there is one."""
+        head = self._queue.head()
+        if head is None:
+            return NEVER
+        if self._closers or head.serial <= self._flush_mark or len(self._queue) >= self._max_batch_size:
+            return now
+        return head.since + self._flush_interval
+
+    def _wake(self) -> None:
+        sleep, self._asleep = self._asleep, None
+        if sleep is not None:
+            sleep.latch.open()
+
+    def _let_flushes_go(self) -> None:
+        for waiter in list(self._waiters):
+            mark, latch = waiter
+            if not self._queue.unfinished(mark):
+                self._waiters.remove(waiter)
+                latch.open()

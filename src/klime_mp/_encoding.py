@@ -1,0 +1,237 @@
+"""Any Python value -> JSON, by one set of rules and two encoders that agree on every value.
+
+`orjson`, when it is installed, takes the common case: a tree of plain values. Whatever it refuses (an integer of more
+than 64 bits, a key that is no string, a lone surrogate) goes through `_Writer`, which knows all rules and writes the
+JSON itself: no encoder of the standard library can be told how to spell an integer of 5,000 digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import date, time
+from decimal import Decimal
+from json.encoder import encode_basestring
+from typing import Any
+from uuid import UUID
+
+try:
+    import orjson
+except ImportError:  # the extra `fast`
+    orjson = None  # type: ignore[assignment]
+
+# Anything deeper is invalid; 200 levels are promised, and orjson stops at 254.
+MAX_DEPTH = 254
+# No event may be larger, so nothing larger need be written out in full.
+MAX_BYTES = 200 * 1024
+
+
+class UnencodableError(ValueError):
+    """A value that has no JSON: a cycle, or an object whose own methods raise."""
+
+
+class TooLargeError(ValueError):
+    """The JSON would certainly be larger than `MAX_BYTES`."""
+
+
+def encode(value: Any) -> bytes:
+    """`value` as compact UTF-8 JSON.
+
+    Raises:
+        UnencodableError: it contains itself, is nested too deeply, or one of its methods raised.
+        TooLargeError: the writer gave up, as the result cannot fit into an event.
+    """
+    if orjson is not None:
+        try:
+            # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
+            return b"".join((_orjson_dumps(value), b""))
+        except Exception:  # noqa: BLE001, S110 # the writer knows better, or says what is wrong
+            pass
+    return write(value)
+
+
+def write(value: Any) -> bytes:
+    """The same without orjson."""
+    try:
+        try:
+            return _Writer().text(value).encode()
+        except UnicodeEncodeError:
+            return _Writer(clean=_replace_surrogates).text(value).encode()
+    except (UnencodableError, TooLargeError):
+        raise
+    except RecursionError:
+        raise UnencodableError("it is nested too deeply or contains itself") from None
+    except Exception as error:
+        raise UnencodableError(f"{type(error).__name__} was raised while it was read") from error
+
+
+def plain(value: Any) -> Any:  # noqa: C901 # a table of types
+    """What a value that is none of JSON's own types is to be written as, one level deep.
+
+    The rules, in order; the first that fits holds. Anything else becomes `str(value)`.
+    """
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, Decimal):
+        return _number(value)
+    if isinstance(value, (date, time)):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode("utf-8", "replace")
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return list(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    scalar = _numpy_scalar(value)
+    return str(value) if scalar is None else scalar
+
+
+def _number(value: Decimal) -> int | float | None:
+    if not value.is_finite():
+        return None
+    exponent = value.as_tuple().exponent
+    if isinstance(exponent, int) and exponent >= 0:
+        return _integer(value)
+    number = float(value)
+    return number if math.isfinite(number) else _integer(value)
+
+
+def _integer(value: Decimal) -> int:
+    if value.adjusted() > MAX_BYTES:  # checked first: Decimal("1E+999999999") is a few bytes, its int a gigabyte
+        raise TooLargeError
+    return int(value)
+
+
+def _numpy_scalar(value: Any) -> Any:
+    """A numpy scalar's Python value; None for anything else, and where there is none (long double)."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.generic):
+        return None
+    scalar = value.item()
+    return None if isinstance(scalar, numpy.generic) else scalar
+
+
+def _key(key: Any) -> str:
+    """A mapping's key, spelled as JSON spells it where it does, else `str()`."""
+    if isinstance(key, enum.Enum):
+        key = key.value
+    if isinstance(key, str):
+        return str.__str__(key)
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    if isinstance(key, int):
+        return _digits(key)
+    if isinstance(key, float):
+        return float.__repr__(key)
+    return str(key)
+
+
+def _digits(value: int) -> str:
+    if value.bit_length() > MAX_BYTES * 4:
+        raise TooLargeError
+    try:
+        return int.__repr__(value)
+    except ValueError:  # more digits than sys.set_int_max_str_digits allows; Decimal knows no such limit
+        return str(Decimal(value))
+
+
+def _replace_surrogates(text: str) -> str:
+    """Lone surrogates as U+FFFD; a pair of them is the character it means."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+_WRITTEN = frozenset({str, int, float, bool, type(None), dict, list, tuple})
+_MAX_CONVERSIONS = 10  # an Enum whose value is a numpy scalar needs two
+
+
+class _Writer:
+    """Writes one value as JSON text, counting what it writes."""
+
+    def __init__(self, clean: Callable[[str], str] = str) -> None:
+        self._clean = clean
+        self._size = 0
+
+    def text(self, value: Any) -> str:
+        parts: list[str] = []
+        self._write(value, parts, MAX_DEPTH)
+        return "".join(parts)
+
+    def _write(self, value: Any, parts: list[str], levels: int) -> None:
+        kind = type(value)
+        conversions = 0
+        while kind not in _WRITTEN:
+            value = plain(value)
+            kind = type(value)
+            conversions += 1
+            if conversions > _MAX_CONVERSIONS:
+                raise UnencodableError("it turns into an object like itself for ever")
+        if kind is dict or kind is list or kind is tuple:
+            if not levels:
+                raise UnencodableError(f"it is nested more than {MAX_DEPTH} levels deep or contains itself")
+            (self._write_object if kind is dict else self._write_array)(value, parts, levels - 1)
+            return
+        if kind is str:
+            part = encode_basestring(self._clean(value))
+        elif kind is int:
+            part = _digits(value)
+        elif kind is float:
+            part = float.__repr__(value) if math.isfinite(value) else "null"
+        else:
+            part = "null" if value is None else "true" if value else "false"
+        self._count(len(part))
+        parts.append(part)
+
+    def _write_object(self, mapping: dict[Any, Any], parts: list[str], levels: int) -> None:
+        members = {self._clean(_key(key)): value for key, value in mapping.items()}
+        mark = "{"
+        for key, value in members.items():
+            part = f"{mark}{encode_basestring(key)}:"
+            self._count(len(part))
+            parts.append(part)
+            self._write(value, parts, levels)
+            mark = ","
+        parts.append("}" if members else "{}")
+        self._count(2)
+
+    def _write_array(self, items: Any, parts: list[str], levels: int) -> None:
+        mark = "["
+        for item in items:
+            parts.append(mark)
+            self._write(item, parts, levels)
+            mark = ","
+            self._count(1)
+        parts.append("]" if mark == "," else "[]")
+        self._count(2)
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._size > 8 * MAX_BYTES:
+            raise TooLargeError
+
+
+if orjson is not None:
+    _OPTIONS = (
+        orjson.OPT_PASSTHROUGH_DATACLASS  # it leaves out fields whose name begins with an underscore
+        | orjson.OPT_PASSTHROUGH_DATETIME  # it spells a naive one, and a time zone, in ways of its own
+        | orjson.OPT_PASSTHROUGH_SUBCLASS
+    )
+
+    def _orjson_dumps(value: Any) -> bytes:
+        return orjson.dumps(value, plain, _OPTIONS)

@@ -1,0 +1,183 @@
+"""The arguments of a call -> an event, checked and encoded. Pure: no I/O, no state.
+
+`build` checks and names things as the wire does; `to_json` turns the result into the bytes that are sent. What the
+caller changes afterwards changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID, uuid4
+
+from klime_mp import _encoding
+from klime_mp._version import __version__
+from klime_mp.exceptions import InvalidEventError
+
+MAX_EVENT_BYTES = _encoding.MAX_BYTES
+
+_LIBRARY = {"name": "klime-mp", "version": __version__}
+_CONTEXT = {"library": _LIBRARY}
+
+# type -> (the wire's name of its payload, the id it cannot do without)
+_TYPES = {"track": ("properties", None), "identify": ("traits", "userId"), "group": ("traits", "groupId")}
+_TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+_ARGUMENTS = {"userId": "user_id", "groupId": "group_id", "messageId": "message_id"}
+
+
+class TooLargeEventError(Exception):
+    """An event larger than 200 KiB. Not an argument's fault in itself, so not an InvalidEventError."""
+
+
+def build(
+    kind: str,
+    *,
+    event: Any = None,
+    user_id: Any = None,
+    group_id: Any = None,
+    payload: Any = None,
+    timestamp: Any = None,
+    message_id: Any = None,
+    context: Any = None,
+) -> dict[str, Any]:
+    """An event as a dict in the wire's words, values as the caller gave them.
+
+    Raises:
+        InvalidEventError: an argument breaks a rule; the text names it.
+    """
+    payload_name = _TYPES[kind][0]
+    built: dict[str, Any] = {
+        "type": kind,
+        "messageId": _identifier("message_id", message_id) or str(uuid4()),
+        "timestamp": _timestamp(timestamp),
+    }
+    if kind == "track":
+        if not isinstance(event, str) or not event:
+            raise InvalidEventError(f"event must be a non-empty str, not {_shown(event)}")
+        built["event"] = event
+    user, group = _identifier("user_id", user_id), _identifier("group_id", group_id)
+    if user:
+        built["userId"] = user
+    if group:
+        built["groupId"] = group
+    _require_ids(built)
+    payload = _mapping(payload_name, payload)
+    if payload:
+        built[payload_name] = payload
+    context = _mapping("context", context)
+    built["context"] = {**_CONTEXT, **context} if context else _CONTEXT
+    return built
+
+
+def to_json(event: Mapping[str, Any]) -> bytes:
+    """The event as it is sent. Its size is for the caller to check, unless it is beyond all bounds.
+
+    Raises:
+        InvalidEventError: a value in it has no JSON.
+        TooLargeEventError: there is no point in writing it all out.
+    """
+    try:
+        return _encoding.encode(event)
+    except _encoding.UnencodableError as error:
+        raise InvalidEventError(f"{_culprit(event)} cannot be written as JSON: {error}") from error
+    except _encoding.TooLargeError:
+        raise TooLargeEventError from None
+
+
+def check(returned: Any) -> dict[str, Any]:
+    """An event that `before_send` gave back; it may have changed anything.
+
+    Raises:
+        InvalidEventError: it is no longer an event that the endpoint would take.
+    """
+    if not isinstance(returned, Mapping):
+        raise InvalidEventError(f"before_send must return the event or None, not {_shown(returned)}")
+    event: dict[str, Any] = dict(returned)
+    kind = event.get("type")
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise InvalidEventError(f"before_send returned an event of type {_shown(kind)}")
+    for name, argument in _ARGUMENTS.items():
+        identifier = _identifier(argument, event.pop(name, None))
+        if identifier:
+            event[name] = identifier
+    if "messageId" not in event:
+        raise InvalidEventError("before_send returned an event without messageId")
+    timestamp = event.get("timestamp")
+    if not (isinstance(timestamp, str) and re.fullmatch(_TIMESTAMP, timestamp, re.ASCII)):
+        event["timestamp"] = _timestamp(timestamp)
+    if kind == "track" and not (isinstance(event.get("event"), str) and event["event"]):
+        raise InvalidEventError("before_send returned a track event without a name")
+    _require_ids(event)
+    for name in (_TYPES[kind][0], "context"):
+        if not _mapping(name, event.get(name)):
+            event.pop(name, None)
+    return event
+
+
+def _require_ids(event: dict[str, Any]) -> None:
+    kind = event["type"]
+    needed = _TYPES[kind][1]
+    if needed is not None and needed not in event:
+        raise InvalidEventError(f"{kind} needs a {_ARGUMENTS[needed]}")
+    if needed is None and "userId" not in event and "groupId" not in event:
+        raise InvalidEventError(f"{kind} needs a user_id or a group_id")
+
+
+def _identifier(argument: str, value: Any) -> str:
+    """An id as a string, empty when it is absent."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool)):
+        try:
+            return str(int(value)) if isinstance(value, int) else str(value)
+        except ValueError:  # sys.set_int_max_str_digits; such a number identifies nobody
+            raise InvalidEventError(f"{argument} has too many digits") from None
+    raise InvalidEventError(f"{argument} must be a str, an int or a UUID, not {_shown(value)}")
+
+
+def _mapping(argument: str, value: Any) -> Mapping[Any, Any] | None:
+    if value is None or isinstance(value, Mapping):
+        return value
+    raise InvalidEventError(f"{argument} must be a mapping or None, not {_shown(value)}")
+
+
+def _timestamp(value: Any) -> str:
+    """UTC with milliseconds, truncated."""
+    if value is None:
+        value = datetime.now(timezone.utc)
+    elif not isinstance(value, datetime):
+        raise InvalidEventError(f"timestamp must be an aware datetime, not {_shown(value)}")
+    else:
+        try:
+            if value.utcoffset() is None:
+                raise InvalidEventError("timestamp must be an aware datetime, not a naive one: give it a tzinfo")
+            value = value.astimezone(timezone.utc)
+        except (OverflowError, ValueError, TypeError) as error:
+            if isinstance(error, InvalidEventError):
+                raise
+            raise InvalidEventError(f"timestamp cannot be expressed in UTC: {error}") from error
+    text: str = datetime.isoformat(value, timespec="milliseconds")
+    return text[:-6] + "Z"
+
+
+def _culprit(event: Mapping[str, Any]) -> str:
+    """Which part of an event has no JSON, for the message."""
+    for name, value in event.items():
+        try:
+            _encoding.encode(value)
+        except ValueError:
+            return name
+    return "the event"
+
+
+def _shown(value: Any) -> str:
+    """A value in an error message: its type, and itself only when it is short and harmless."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value) if not isinstance(value, int) or value.bit_length() < 64 else "a large int"
+    if isinstance(value, str):
+        return "''" if not value else f"the str {value[:40]!r}"
+    return f"a {type(value).__name__}"

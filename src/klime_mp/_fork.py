@@ -1,0 +1,70 @@
+"""Which process is this? The only module that names `os.register_at_fork` and `os.getpid`.
+
+State is *replaced* in a child, never repaired: a `PerProcess` holds one value for each process that asks, and a child
+that asks gets a new one. Two things tell a child that it is one: the at-fork hook, and, because uWSGI forks in C
+without running Python's hooks, the pid, compared at every access and before any lock is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from os import getpid
+from typing import Any, Generic, TypeVar
+
+__all__ = ["PerProcess", "getpid"]
+
+T = TypeVar("T")
+
+
+class PerProcess(Generic[T]):
+    """One `T` a process, made at its first use there.
+
+    Any thread may call `get`; it takes no lock. Values of other processes are kept, untouched: to drop them could run
+    finalizers that want locks which no thread of this process will ever release.
+
+    Args:
+        make: called with the value of the process this one was forked from (None if it had none); must be cheap and
+            without side effects, because two threads may call it at once and one result is then thrown away.
+    """
+
+    __slots__ = ("__weakref__", "_inherited", "_latest", "_make", "_of")
+
+    def __init__(self, make: Callable[[T | None], T]) -> None:
+        self._make = make
+        self._of: dict[int, T] = {}
+        self._latest: T | None = None
+        self._inherited: list[dict[int, T]] = []
+        _everyone.add(self)
+
+    def get(self) -> T:
+        """This process's value, made now if need be."""
+        try:
+            return self._of[getpid()]
+        except KeyError:
+            # setdefault is one atomic step: threads that race here all get the same value.
+            value = self._latest = self._of.setdefault(getpid(), self._make(self._latest))
+            return value
+
+    def peek(self) -> T | None:
+        """This process's value, None if it has none yet."""
+        return self._of.get(getpid())
+
+    def forget(self) -> None:
+        """Start over, as in a child: the pid may even be that of a dead ancestor."""
+        self._inherited.append(self._of)
+        self._of = {}
+
+
+_everyone: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for holder in list(_everyone):
+        holder.forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # Only a child hook: with uWSGI's --py-call-osafterfork no `before` runs, so nothing may rely on one.
+    os.register_at_fork(after_in_child=_in_child)

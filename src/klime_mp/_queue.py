@@ -1,0 +1,156 @@
+"""The bounded buffer: events that wait, and the batches that are on their way.
+
+Plain state without a lock; the sender calls it with its own held. Two rules keep it whole whatever interrupts it (a
+signal handler that raises, one that calls `track`, a finalizer run by the garbage collector):
+
+* an event and the number that counts it move in one step. CPython looks for signals only after a call and at a loop's
+  jump, so counting first and making one call last, on one line, cannot be torn apart;
+* nothing iterates in Python over a container that a nested `track` may append to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import NamedTuple
+
+from klime_mp._stats import Ledger
+
+
+class Entry(NamedTuple):
+    """An accepted event: its number in this process, when it was accepted (monotonic seconds), its JSON."""
+
+    serial: int
+    since: float
+    body: bytes
+
+
+class Batch:
+    """Events taken off the queue to be sent together. `entries` is emptied in the step that writes their outcome.
+
+    `alone` marks the event of a sync call: its caller waits for it, so flush and shutdown do not.
+    """
+
+    __slots__ = ("alone", "entries", "first")
+
+    def __init__(self, entries: Iterable[Entry] = (), *, first: int = 0, alone: bool = False) -> None:
+        self.entries = list(entries)
+        self.first = first
+        self.alone = alone
+
+    def bodies(self) -> list[bytes]:
+        """The events' JSON, in order."""
+        return [entry.body for entry in self.entries]
+
+
+class Queue:
+    """A deque bounded in events and in bytes that drops its oldest, and the batches taken from it.
+
+    The bounds count what is in memory, in flight included; what is in flight is never dropped.
+    """
+
+    def __init__(self, ledger: Ledger, *, max_events: int, max_bytes: int) -> None:
+        self._ledger = ledger
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._waiting: deque[Entry] = deque()
+        self._taken: set[Batch] = set()
+        self._bytes = 0  # of all entries here, waiting or taken
+        self.last_serial = 0
+
+    def __len__(self) -> int:
+        """Events that wait; not those in flight."""
+        return len(self._waiting)
+
+    def head(self) -> Entry | None:
+        """The oldest event that waits."""
+        return self._waiting[0] if self._waiting else None
+
+    def pending(self) -> int:
+        """Events without an outcome."""
+        return len(self._waiting) + self._in_flight()
+
+    def unfinished(self, mark: int) -> bool:
+        """Is any event numbered up to `mark` waiting, in flight, or in a callback? Sync calls' do not count."""
+        head = self.head()
+        if head is not None and head.serial <= mark:
+            return True
+        return any(batch.first <= mark for batch in list(self._taken) if not batch.alone)
+
+    def append(self, body: bytes, now: float) -> list[Entry]:
+        """Accept an event; returns what had to be dropped for it, oldest first (it may be among them)."""
+        self.last_serial = serial = self.last_serial + 1
+        entry, size, ledger = Entry(serial, now, body), len(body), self._ledger
+        ledger.accepted += 1; self._bytes += size; self._waiting.append(entry)  # noqa: E702 # fmt: skip
+        evicted: list[Entry] = []
+        while self._waiting and self._over_the_bounds():
+            ledger.dropped["queue_full"] += 1; evicted.append(self._waiting.popleft())  # noqa: E702 # fmt: skip
+            self._bytes -= len(evicted[-1].body)
+        return evicted
+
+    def take(self, max_events: int, max_bytes: int) -> Batch:
+        """Move the oldest events, at most `max_events` and `max_bytes` of JSON with its commas, into a new batch."""
+        candidates = list(islice(self._waiting, max_events))
+        count, size = 0, -1
+        for entry in candidates:
+            size += 1 + len(entry.body)
+            if count and size > max_bytes:
+                break
+            count += 1
+        batch = Batch(first=candidates[0].serial if candidates else 0)
+        self._taken.add(batch)
+        # One call moves them all: there is no moment in which an event is in neither place.
+        batch.entries.extend(islice(iter(self._waiting.popleft, None), count))
+        return batch
+
+    def take_alone(self, body: bytes, now: float) -> Batch:
+        """Accept a sync call's event as a batch of its own, in flight at once and outside the bounds."""
+        batch = Batch(alone=True)
+        self._taken.add(batch)
+        entry, size, ledger = Entry(0, now, body), len(body), self._ledger
+        ledger.accepted += 1; self._bytes += size; batch.entries.append(entry)  # noqa: E702 # fmt: skip
+        return batch
+
+    def take_everything(self) -> Batch:
+        """All that waits, as one batch, to be given up together."""
+        return self.take(len(self._waiting), self._bytes + len(self._waiting))
+
+    def batches(self) -> list[Batch]:
+        """The batches in flight that flush and shutdown wait for."""
+        return [batch for batch in list(self._taken) if not batch.alone]
+
+    def settle(self, batch: Batch, *, delivered: int = 0, rejected: int = 0, failed: int = 0) -> list[Entry]:
+        """Write the outcome of a batch, once: returns its events, or none when they had their outcome before."""
+        entries, size, ledger = batch.entries, sum(len(entry.body) for entry in batch.entries), self._ledger
+        if not entries:
+            return entries
+        ledger.delivered += delivered; ledger.rejected += rejected; ledger.failed += failed; batch.entries = []  # noqa: E702 # fmt: skip
+        self._bytes -= size
+        return entries
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """Replace a batch by two halves; none when its events have an outcome already."""
+        middle = (len(batch.entries) + 1) // 2
+        halves = [
+            Batch(part, first=batch.first, alone=batch.alone)
+            for part in (batch.entries[:middle], batch.entries[middle:])
+            if part
+        ]
+        batch.entries = []; self._taken.update(halves)  # noqa: E702 # fmt: skip
+        return halves
+
+    def put_back(self, batch: Batch) -> None:
+        """Make a batch wait again, before all others."""
+        entries = batch.entries[::-1]
+        batch.entries = []; self._waiting.extendleft(entries)  # noqa: E702 # fmt: skip
+
+    def finish(self, batch: Batch) -> None:
+        """Forget a batch: its outcome is written and its callbacks have returned."""
+        self._taken.discard(batch)
+
+    def _in_flight(self) -> int:
+        return sum(len(batch.entries) for batch in list(self._taken))
+
+    def _over_the_bounds(self) -> bool:
+        return len(self._waiting) + self._in_flight() > self._max_events or self._bytes > self._max_bytes

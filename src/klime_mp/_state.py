@@ -1,0 +1,241 @@
+"""Everything one process owns of one client: made at first use there, forgotten after a fork.
+
+Puts the road together, and leads a call along it: build, filter, size, door.
+"""
+
+from __future__ import annotations
+
+import encodings.idna  # noqa: F401 # needed for host names; first imported in the sender it could hang a fork's child
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from klime_mp import _event, _exit
+from klime_mp._alone import AloneRoad, Outcome
+from klime_mp._aside import Aside
+from klime_mp._callbacks import Callbacks
+from klime_mp._clock import Clock
+from klime_mp._delivery import Delivery
+from klime_mp._dispatch import Dispatch, Refused
+from klime_mp._fork import getpid
+from klime_mp._log import RateLimitedLog
+from klime_mp._queue import Batch, Queue
+from klime_mp._response import BatchResponse
+from klime_mp._retry import RetryPolicy
+from klime_mp._sender import Sender
+from klime_mp._spool import NoSpool, Spool
+from klime_mp._stats import Ledger, Stats
+from klime_mp._transport import Transport
+from klime_mp.exceptions import InvalidEventError, SendError
+
+if TYPE_CHECKING:
+    from klime_mp._config import Config
+
+# How much longer than its deadline a sync call waits for the thread that knows why there was no answer.
+_GRACE = 0.05
+
+
+class ProcessState:
+    """A client's share of this process. Making one has no side effects: no thread, file or connection."""
+
+    def __init__(self, config: Config, *, closed: bool = False, clock: Clock | None = None) -> None:
+        clock = clock or Clock()
+        ledger = Ledger()
+        self.pid = getpid()
+        self._config = config
+        self._clock = clock
+        self._log = RateLimitedLog(config.logger, clock.monotonic, config.redact)
+        self._callbacks = Callbacks(config, self._log)
+        self._policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
+        self._refusal = None if config.enabled else "disabled"
+        self._spool: Spool = NoSpool()
+        self._dispatch = Dispatch(
+            Queue(ledger, max_events=config.max_queue_size, max_bytes=config.max_queue_bytes),
+            ledger,
+            max_batch_size=config.max_batch_size,
+            flush_interval=config.flush_interval / 1000.0,
+            refusal="shutdown" if closed else self._refusal,
+            clock=clock,
+        )
+        self._sender = Sender(
+            self._dispatch,
+            Delivery(self._policy, self._dispatch, self._callbacks, self._spool, self._log, clock),
+            self._transport,
+            self._callbacks,
+            self._log,
+            clock,
+            config.shutdown_timeout / 1000.0 if config.flush_on_shutdown else None,
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Was the client shut down?"""
+        return self._dispatch.refusal == "shutdown"
+
+    def submit(self, kind: str, **arguments: Any) -> str | None:
+        """An async call: the messageId when the event was accepted."""
+        try:
+            made = self._make(kind, arguments)
+        except _Dropped as drop:
+            self._drop(kind, drop)
+            if self._config.strict and isinstance(drop.error, InvalidEventError):
+                raise drop.error from None
+            return None
+        return self._enqueue(kind, *made)
+
+    def submit_now(self, kind: str, timeout_ms: float | None, **arguments: Any) -> BatchResponse:
+        """A sync call."""
+        timeout = self._config.request_timeout if timeout_ms is None else timeout_ms
+        try:
+            _, body = self._make(kind, arguments)
+        except _Dropped as drop:
+            self._dispatch.drop(drop.reason)
+            if drop.error is None:
+                return BatchResponse(drop.reason, 0, 0)
+            raise drop.error from None
+        return self._send_alone(body, timeout)
+
+    def flush(self, timeout_ms: float | None) -> bool:
+        """See `Client.flush`."""
+        return self._sender.flush(self._clock.deadline(timeout_ms))
+
+    def shutdown(self, timeout_ms: float | None) -> bool:
+        """See `Client.shutdown`."""
+        if timeout_ms is None:
+            timeout_ms = self._config.shutdown_timeout
+        deadline = min(self._clock.deadline(timeout_ms), _exit.latest_end(timeout_ms / 1000.0))
+        in_time = self._sender.drain(deadline, "shutdown")
+        self._log.summarise()
+        return in_time
+
+    def restart(self) -> None:
+        """See `Client.restart`."""
+        self._dispatch.reopen(self._refusal)
+
+    def adopt(self, pid: int) -> None:
+        """Take over what the dead process `pid` left in the spool."""
+        self._spool.adopt(pid)
+
+    def pending(self) -> int:
+        """Events without an outcome."""
+        return self._dispatch.pending()
+
+    def stats(self) -> Stats:
+        """The ledger."""
+        return self._dispatch.stats()
+
+    # --- along the road
+
+    def _make(self, kind: str, arguments: dict[str, Any]) -> tuple[str, bytes]:
+        """The event's messageId and JSON. Raises _Dropped, whatever was passed."""
+        event: dict[str, Any] | None = None
+        try:
+            event = _event.build(kind, **arguments)
+            body = _event.to_json(event)
+            if self._callbacks.filters:
+                event, body = self._filter(event, body)
+            if len(body) > _event.MAX_EVENT_BYTES:
+                raise _event.TooLargeEventError
+        except _event.TooLargeEventError:
+            shown = {**event, "context": dict(event.get("context", ()))} if event else None
+            raise _Dropped("too_large", InvalidEventError("the event is over 200 KiB"), shown) from None
+        except InvalidEventError as error:
+            raise _Dropped("invalid", error) from None
+        except Exception as error:  # noqa: BLE001 # what the caller's objects raise, and our own defects, are not his
+            invalid = InvalidEventError(f"the event could not be built: {type(error).__name__}")
+            raise _Dropped("invalid", invalid) from None
+        return event["messageId"], body
+
+    def _filter(self, event: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        """Show the event, as it would be sent, to `before_send`."""
+        try:
+            returned = self._callbacks.before_send(json.loads(body))
+        except Exception as error:  # noqa: BLE001 # the user's code: the event passes as it was
+            self._callbacks.raised("before_send", error)
+            return event, body
+        if returned is None:
+            raise _Dropped("filtered", None, json.loads(body))
+        changed = _event.check(returned)
+        return changed, _event.to_json(changed)
+
+    def _enqueue(self, kind: str, message_id: str, body: bytes) -> str | None:
+        self._spool.append(body)
+        answer = self._sender.accept(body)
+        if isinstance(answer, Refused):
+            self._spool.acknowledge([body])
+            level = logging.WARNING if answer.reason == "shutdown" else logging.DEBUG
+            self._log(answer.reason, level, f"{kind} was dropped: the client is {_STATES[answer.reason]}")
+            self._callbacks.drop(body, answer.reason)
+            return None
+        if answer.evicted:
+            bodies = [entry.body for entry in answer.evicted]
+            self._spool.acknowledge(bodies)
+            count = len(bodies)
+            self._log(
+                "queue_full", logging.WARNING, f"the queue is full: {count} of the oldest events dropped", count=count
+            )
+            for evicted in bodies:
+                self._callbacks.drop(evicted, "queue_full")
+            if any(evicted is body for evicted in bodies):
+                return None
+        if _exit.handlers_are_over() and self._sender.exit_timeout is not None:
+            # Nobody comes after us who would wait for this event.
+            self._sender.drain(_exit.latest_end(self._sender.exit_timeout))
+        return message_id
+
+    def _drop(self, kind: str, drop: _Dropped) -> None:
+        self._dispatch.drop(drop.reason)
+        if drop.error is not None:
+            self._log(drop.reason, logging.WARNING, f"{kind} was dropped: {drop.error}")
+        self._callbacks.drop(drop.event, drop.reason)
+
+    def _send_alone(self, body: bytes, timeout_ms: float) -> BatchResponse:
+        deadline = self._clock.deadline(timeout_ms)
+        outcome = Outcome()
+        batch: Batch | Refused | None = None
+        try:
+            batch = self._dispatch.accept_alone(body)
+            if isinstance(batch, Batch):
+                self._deliver_alone(batch, outcome, deadline)
+        finally:
+            if isinstance(batch, Batch):
+                self._dispatch.settle(batch, failed=1)  # a late answer changes nothing
+                self._dispatch.finish(batch)
+        if isinstance(batch, Refused) and batch.reason == "disabled":
+            return BatchResponse("disabled", 0, 0)
+        if outcome.response is not None:
+            return outcome.response
+        because = "the client is shut down" if isinstance(batch, Refused) else outcome.because or "no answer in time"
+        raise SendError(self._config.redact(because), status_code=outcome.status, events=[json.loads(body)])
+
+    def _deliver_alone(self, batch: Batch, outcome: Outcome, deadline: float) -> None:
+        """Deliver in a thread beside this one, so that nothing can keep the caller beyond the deadline."""
+        delivery = Delivery(self._policy, AloneRoad(self._dispatch), outcome, NoSpool(), outcome.log, self._clock)
+
+        def send() -> None:
+            transport = self._transport()
+            try:
+                delivery.deliver(batch, transport, deadline)
+            finally:
+                transport.close()
+
+        if self._dispatch.in_step():
+            send()  # in a signal handler that struck inside a step, no other thread could make one
+            return
+        aside = Aside(send)
+        in_time = aside.wait(deadline + _GRACE - self._clock.monotonic())
+        if not in_time and not self._dispatch.settle(batch, failed=1):
+            aside.wait(_GRACE * 10)  # the outcome was being written just now: let it be told, too
+
+    def _transport(self) -> Transport:
+        return Transport(self._config, self._clock)
+
+
+class _Dropped(Exception):  # noqa: N818 # not an error: a turn of the road
+    def __init__(self, reason: str, error: InvalidEventError | None, event: dict[str, Any] | None = None) -> None:
+        self.reason = reason
+        self.error = error
+        self.event = event
+
+
+_STATES = {"shutdown": "shut down", "disabled": "disabled"}

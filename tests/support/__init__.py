@@ -1,0 +1,1 @@
+"""What several tests need: `support.collector` runs the local collector and looks into it."""
