@@ -211,7 +211,7 @@ class _Adapter(HTTPAdapter):
         connections: int,
         maxsize: int,
         block: bool = DEFAULT_POOLBLOCK,  # noqa: FBT001 # its signature
-        **kwargs: Any,  # its signature
+        **kwargs: Any,
     ) -> None:
         super().init_poolmanager(connections, maxsize, block, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _Plain, "https": _Tls}
