@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from klime_mp.exceptions import ConfigurationError
 
 MAX_BATCH_SIZE = 100
+MAX_MILLISECONDS = 2**31 - 1  # 24 days; a socket takes no longer timeout
 
 _LOGGER = logging.getLogger("klime_mp")
 _LOGGER.addHandler(logging.NullHandler())
@@ -27,8 +27,8 @@ Check = Callable[[Any], Any]  # the value to use; raises ValueError(what would b
 
 def _milliseconds(value: Any) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise ValueError("a number of milliseconds above 0")
+    if not number or not 0 < value <= MAX_MILLISECONDS:
+        raise ValueError(f"a number of milliseconds above 0, at most {MAX_MILLISECONDS}")
     return value  # type: ignore[no-any-return] # checked just now
 
 
@@ -62,7 +62,7 @@ def _url(value: Any) -> str:
     readable = value.isprintable() and " " not in value
     if parts.scheme not in {"http", "https"} or not parts.hostname or not readable:
         raise ValueError(right)
-    if parts.query or parts.fragment or parts.username is not None:
+    if "?" in value or "#" in value or parts.username is not None:
         raise ValueError(right)
     return value.rstrip("/")
 
@@ -152,14 +152,17 @@ class Config:
             try:
                 chosen[name] = field.metadata["check"](value)
             except ValueError as error:
-                shown = "the given value" if name == "write_key" else repr(value)
+                shown = "the given value" if name == "write_key" else _shown(value)
                 raise ConfigurationError(f"{origin}: {shown} is not {error}") from None
         config = cls(**chosen)
         if config.enabled and not config.write_key:
             raise ConfigurationError("write_key is missing: pass it, set KLIME_WRITE_KEY, or pass enabled=False")
         if config.max_batch_size > MAX_BATCH_SIZE:
-            config.logger.warning(
-                "max_batch_size %d is more than the endpoint takes; using %d", config.max_batch_size, MAX_BATCH_SIZE
+            config.logger.log(
+                logging.WARNING,
+                "max_batch_size %s is more than the endpoint takes; using %d",
+                _shown(config.max_batch_size),
+                MAX_BATCH_SIZE,
             )
             config = dataclasses.replace(config, max_batch_size=MAX_BATCH_SIZE)
         return config
@@ -184,6 +187,13 @@ class Config:
             return not ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host != "localhost" and not host.endswith(".localhost")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 # the user's class; or an int of more digits than Python likes to write
+        return f"this {type(value).__name__}"
 
 
 def _from_environment(name: str, read: Callable[[str], Any], environ: Mapping[str, str]) -> tuple[Any, str]:

@@ -148,12 +148,13 @@ class Dispatch:
         return Accepted(self._queue.last_serial, evicted)
 
     @atomic
-    def accept_alone(self, body: bytes) -> Batch | Refused:
+    def accept_alone(self, batch: Batch, body: bytes) -> Refused | None:
         """Take a sync call's event in, in flight at once."""
         if self.refusal is not None:
             self._ledger.dropped[self.refusal] += 1
             return Refused(self.refusal)
-        return self._queue.take_alone(body, self._clock.monotonic())
+        self._queue.take_alone(batch, body, self._clock.monotonic())
+        return None
 
     @atomic
     def drop(self, reason: str) -> None:

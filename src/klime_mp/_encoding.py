@@ -1,14 +1,18 @@
 """Any Python value -> JSON, by one set of rules and two encoders that agree on every value.
 
-`orjson`, when it is installed, takes the common case: a tree of plain values. Whatever it refuses (an integer of more
-than 64 bits, a key that is no string, a lone surrogate) goes through `_Writer`, which knows all rules and writes the
-JSON itself: no encoder of the standard library can be told how to spell an integer of 5,000 digits.
+`orjson`, when it is installed, takes the common case: a tree of JSON's own types and nothing else. Whatever it refuses
+(an integer of more than 64 bits, a key that is no string, a lone surrogate) and every other type goes through
+`_Writer`, which knows all rules and writes the JSON itself: no encoder of the standard library can be told how to spell
+an integer of 5,000 digits. No Python code may run inside orjson (a `default` function, an Enum's `value`): it crashes
+the process when that code, or a thread that gets its turn meanwhile, changes the tree, and it swallows a signal's
+exception.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import math
 import sys
 from collections import deque
@@ -47,9 +51,10 @@ def encode(value: Any) -> bytes:
     """
     if orjson is not None:
         try:
-            # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
-            return b"".join((_orjson_dumps(value), b""))
-        except Exception:  # noqa: BLE001, S110 # the writer knows better, or says what is wrong
+            if _is_plain(value):
+                # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
+                return b"".join((orjson.dumps(value), b""))
+        except (orjson.JSONEncodeError, RuntimeError):  # or another thread changed a dict that was looked at
             pass
     return write(value)
 
@@ -69,7 +74,15 @@ def write(value: Any) -> bytes:
         raise UnencodableError(f"{type(error).__name__} was raised while it was read") from error
 
 
-def plain(value: Any) -> Any:  # noqa: C901 # a table of types
+def decode(body: bytes) -> Any:
+    """What `encode` wrote, as JSON's own types; other than `json.loads` alone, integers of any size included."""
+    try:
+        return json.loads(body)
+    except ValueError:  # more digits than sys.set_int_max_str_digits allows; Decimal knows no such limit
+        return json.loads(body, parse_int=lambda digits: int(Decimal(digits)))
+
+
+def plain(value: Any) -> Any:  # noqa: C901, PLR0912 # a table of types
     """What a value that is none of JSON's own types is to be written as, one level deep.
 
     The rules, in order; the first that fits holds. Anything else becomes `str(value)`.
@@ -99,8 +112,13 @@ def plain(value: Any) -> Any:  # noqa: C901 # a table of types
         return list(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    scalar = _numpy_scalar(value)
-    return str(value) if scalar is None else scalar
+    # Not while another thread is still importing it.
+    generic: Any = getattr(sys.modules.get("numpy"), "generic", ())
+    if isinstance(value, generic):
+        scalar = value.item()
+        if not isinstance(scalar, generic):  # a long double has no Python value
+            return scalar
+    return str(value)
 
 
 def _number(value: Decimal) -> int | float | None:
@@ -119,15 +137,6 @@ def _integer(value: Decimal) -> int:
     return int(value)
 
 
-def _numpy_scalar(value: Any) -> Any:
-    """A numpy scalar's Python value; None for anything else, and where there is none (long double)."""
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, numpy.generic):
-        return None
-    scalar = value.item()
-    return None if isinstance(scalar, numpy.generic) else scalar
-
-
 def _key(key: Any) -> str:
     """A mapping's key, spelled as JSON spells it where it does, else `str()`."""
     if isinstance(key, enum.Enum):
@@ -140,7 +149,7 @@ def _key(key: Any) -> str:
         return _digits(key)
     if isinstance(key, float):
         return float.__repr__(key)
-    return str(key)
+    return str.__str__(str(key))  # exactly a str, as two that are equal have to be one key
 
 
 def _digits(value: int) -> str:
@@ -157,8 +166,26 @@ def _replace_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-_WRITTEN = frozenset({str, int, float, bool, type(None), dict, list, tuple})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_CONTAINERS = frozenset({dict, list, tuple})
+_WRITTEN = _SCALARS | _CONTAINERS
+_MAX_CONTAINERS = 10_000  # so that looking at a cycle ends; an event with more than that may take its time
 _MAX_CONVERSIONS = 10  # an Enum whose value is a numpy scalar needs two
+
+
+def _is_plain(value: Any) -> bool:
+    """Is it a tree of JSON's own types, subclasses excluded? Keys are for orjson to check."""
+    containers: list[Any] = [(value,)]
+    for container in containers:
+        for item in container.values() if type(container) is dict else container:
+            kind = type(item)
+            if kind not in _SCALARS:
+                if kind not in _CONTAINERS:
+                    return False
+                containers.append(item)
+        if len(containers) > _MAX_CONTAINERS:
+            return False
+    return True
 
 
 class _Writer:
@@ -199,7 +226,8 @@ class _Writer:
         parts.append(part)
 
     def _write_object(self, mapping: dict[Any, Any], parts: list[str], levels: int) -> None:
-        members = {self._clean(_key(key)): value for key, value in mapping.items()}
+        # A copy, made in one step: a key's `str()`, or another thread, may change the mapping.
+        members = {self._clean(_key(key)): value for key, value in list(mapping.items())}
         mark = "{"
         for key, value in members.items():
             part = f"{mark}{encode_basestring(key)}:"
@@ -212,7 +240,7 @@ class _Writer:
 
     def _write_array(self, items: Any, parts: list[str], levels: int) -> None:
         mark = "["
-        for item in items:
+        for item in list(items):
             parts.append(mark)
             self._write(item, parts, levels)
             mark = ","
@@ -224,14 +252,3 @@ class _Writer:
         self._size += size
         if self._size > 8 * MAX_BYTES:
             raise TooLargeError
-
-
-if orjson is not None:
-    _OPTIONS = (
-        orjson.OPT_PASSTHROUGH_DATACLASS  # it leaves out fields whose name begins with an underscore
-        | orjson.OPT_PASSTHROUGH_DATETIME  # it spells a naive one, and a time zone, in ways of its own
-        | orjson.OPT_PASSTHROUGH_SUBCLASS
-    )
-
-    def _orjson_dumps(value: Any) -> bytes:
-        return orjson.dumps(value, plain, _OPTIONS)

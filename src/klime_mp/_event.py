@@ -19,7 +19,6 @@ from klime_mp.exceptions import InvalidEventError
 MAX_EVENT_BYTES = _encoding.MAX_BYTES
 
 _LIBRARY = {"name": "klime-mp", "version": __version__}
-_CONTEXT = {"library": _LIBRARY}
 
 # type -> (the wire's name of its payload, the id it cannot do without)
 _TYPES = {"track": ("properties", None), "identify": ("traits", "userId"), "group": ("traits", "groupId")}
@@ -66,8 +65,8 @@ def build(
     payload = _mapping(payload_name, payload)
     if payload:
         built[payload_name] = payload
-    context = _mapping("context", context)
-    built["context"] = {**_CONTEXT, **context} if context else _CONTEXT
+    # A copy: callbacks may be shown this very dict.
+    built["context"] = {"library": {**_LIBRARY}, **_mapping("context", context)}
     return built
 
 
@@ -139,10 +138,18 @@ def _identifier(argument: str, value: Any) -> str:
     raise InvalidEventError(f"{argument} must be a str, an int or a UUID, not {_shown(value)}")
 
 
-def _mapping(argument: str, value: Any) -> Mapping[Any, Any] | None:
-    if value is None or isinstance(value, Mapping):
+def _mapping(argument: str, value: Any) -> dict[Any, Any]:
+    """A mapping as a dict, empty when it is absent."""
+    if value is None:
+        return {}
+    if type(value) is dict:
         return value
-    raise InvalidEventError(f"{argument} must be a mapping or None, not {_shown(value)}")
+    if not isinstance(value, Mapping):
+        raise InvalidEventError(f"{argument} must be a mapping or None, not {_shown(value)}")
+    try:
+        return dict(value)
+    except Exception as error:
+        raise InvalidEventError(f"{argument} cannot be read: it raised {type(error).__name__}") from error
 
 
 def _timestamp(value: Any) -> str:
@@ -156,10 +163,10 @@ def _timestamp(value: Any) -> str:
             if value.utcoffset() is None:
                 raise InvalidEventError("timestamp must be an aware datetime, not a naive one: give it a tzinfo")
             value = value.astimezone(timezone.utc)
-        except (OverflowError, ValueError, TypeError) as error:
-            if isinstance(error, InvalidEventError):
-                raise
-            raise InvalidEventError(f"timestamp cannot be expressed in UTC: {error}") from error
+        except InvalidEventError:
+            raise
+        except Exception as error:  # OverflowError in the first and last hours of time; whatever a tzinfo raises
+            raise InvalidEventError(f"timestamp cannot be expressed in UTC: {type(error).__name__}") from error
     text: str = datetime.isoformat(value, timespec="milliseconds")
     return text[:-6] + "Z"
 

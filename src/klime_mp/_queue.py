@@ -104,13 +104,11 @@ class Queue:
         batch.entries.extend(islice(iter(self._waiting.popleft, None), count))
         return batch
 
-    def take_alone(self, body: bytes, now: float) -> Batch:
-        """Accept a sync call's event as a batch of its own, in flight at once and outside the bounds."""
-        batch = Batch(alone=True)
+    def take_alone(self, batch: Batch, body: bytes, now: float) -> None:
+        """Accept a sync call's event into a batch of its own, in flight at once and outside the bounds."""
         self._taken.add(batch)
         entry, size, ledger = Entry(0, now, body), len(body), self._ledger
         ledger.accepted += 1; self._bytes += size; batch.entries.append(entry)  # noqa: E702 # fmt: skip
-        return batch
 
     def take_everything(self) -> Batch:
         """All that waits, as one batch, to be given up together."""

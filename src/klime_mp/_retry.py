@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -140,7 +141,9 @@ def parse_retry_after(value: str | None, wall: float) -> float | None:
         seconds = float(text)
     else:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - wall
+            moment = parsedate_to_datetime(text)
+            # An HTTP date is in UTC, also in the old format that does not say so.
+            seconds = moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() - wall
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
     if math.isnan(seconds) or seconds <= 0:

@@ -192,20 +192,19 @@ class ProcessState:
     def _send_alone(self, body: bytes, timeout_ms: float) -> BatchResponse:
         deadline = self._clock.deadline(timeout_ms)
         outcome = Outcome()
-        batch: Batch | Refused | None = None
+        batch = Batch(alone=True)  # made here, so that wherever an exception strikes the event gets its outcome
         try:
-            batch = self._dispatch.accept_alone(body)
-            if isinstance(batch, Batch):
+            refused = self._dispatch.accept_alone(batch, body)
+            if refused is None:
                 self._deliver_alone(batch, outcome, deadline)
         finally:
-            if isinstance(batch, Batch):
-                self._dispatch.settle(batch, failed=1)  # a late answer changes nothing
-                self._dispatch.finish(batch)
-        if isinstance(batch, Refused) and batch.reason == "disabled":
+            self._dispatch.settle(batch, failed=1)  # a late answer changes nothing
+            self._dispatch.finish(batch)
+        if refused is not None and refused.reason == "disabled":
             return BatchResponse("disabled", 0, 0)
         if outcome.response is not None:
             return outcome.response
-        because = "the client is shut down" if isinstance(batch, Refused) else outcome.because or "no answer in time"
+        because = "the client is shut down" if refused is not None else outcome.because or "no answer in time"
         raise SendError(self._config.redact(because), status_code=outcome.status, events=[json.loads(body)])
 
     def _deliver_alone(self, batch: Batch, outcome: Outcome, deadline: float) -> None:
