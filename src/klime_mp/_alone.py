@@ -73,9 +73,9 @@ class Outcome:
         """The event was given up, or rejected; in the second case `success` was called before."""
         self.because, self.status = message, status
 
-    def retrying(self, because: str, count: int) -> None:  # noqa: ARG002 # the listener's signature
+    def retrying(self, because: str, status: int | None, count: int) -> None:  # noqa: ARG002 # the listener's signature
         """Keep why a try failed: it is what there is to say when the time is up."""
-        self.because = because
+        self.because, self.status = because, status
 
     def log(self, *_args: object, **_kwargs: object) -> None:
         """Nothing: the caller gets the outcome, and logs it or does not."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import threading
 from collections.abc import Callable, Iterable
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from klime_mp._encoding import decode
 from klime_mp._log import RateLimitedLog
 from klime_mp._response import BatchResponse
 from klime_mp.exceptions import SendError
@@ -32,38 +32,38 @@ class Callbacks:
 
     def inside(self) -> bool:
         """Is this thread in `on_error` or `on_success`? Who would wait for the sender there waits for itself."""
-        return get_ident() in self._inside
+        return threading.get_ident() in self._inside
 
     @property
     def filters(self) -> bool:
         """Is there a `before_send`?"""
         return self._before_send is not None
 
-    def before_send(self, event: dict[str, Any]) -> Any:
+    def before_send(self, body: bytes) -> Any:
         """The user's last look; raises what the user's function raises."""
         assert self._before_send is not None  # noqa: S101 # asked for by `filters`
-        return self._before_send(event)
+        return self._before_send(decode(body))
 
     def success(self, response: BatchResponse) -> None:
         """A batch was answered 2xx."""
         if self._on_success is not None:
             self._call("on_success", self._on_success, response)
 
-    def retrying(self, because: str, count: int) -> None:
+    def retrying(self, because: str, status: int | None, count: int) -> None:  # noqa: ARG002 # the listener's signature
         """A batch will be tried again; nobody's callback, but worth a line to who looks for a reason."""
         self._log("retry", logging.INFO, f"{because}; {count} events will be sent again")
 
     def error(self, message: str, status: int | None, bodies: Iterable[bytes]) -> None:
         """Events were given up."""
         if self._on_error is not None:
-            events = [json.loads(body) for body in bodies]
+            events = [decode(body) for body in bodies]
             self._call("on_error", self._on_error, SendError(message, status_code=status, events=events), events)
 
-    def drop(self, event: bytes | dict[str, Any] | None, reason: str) -> None:
+    def drop(self, body: bytes | None, reason: str) -> None:
         """An event was dropped; runs in the caller's thread, where waiting for the sender is allowed."""
         if self._on_drop is not None:
             try:
-                self._on_drop(json.loads(event) if isinstance(event, bytes) else event, reason)
+                self._on_drop(None if body is None else decode(body), reason)
             except Exception as error:  # noqa: BLE001 # the user's code
                 self.raised("on_drop", error)
 
@@ -72,11 +72,14 @@ class Callbacks:
         self._log(f"{name} raised", logging.ERROR, f"{name} raised {type(error).__name__}: {_words(error)}")
 
     def _call(self, name: str, callback: Callable[..., object], *args: Any) -> None:
-        ident = get_ident()
+        ident = threading.get_ident()
         try:
             self._inside.add(ident)
             callback(*args)
-        except Exception as error:  # noqa: BLE001 # the user's code
+        except BaseException as error:  # the user's code
+            # Signals strike the main thread only: there, an exit may be the process's own, and passes on.
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
             self.raised(name, error)
         finally:
             self._inside.discard(ident)

@@ -340,15 +340,11 @@ class Client:
 
     async def aflush(self, timeout_ms: float | None = None) -> bool:
         """`flush` for asyncio: does not block the event loop. Cancelling stops the waiting only."""
-        from klime_mp._aside import run_aside  # noqa: PLC0415 # who uses asyncio has loaded it
-
-        return await run_aside(lambda: self.flush(timeout_ms))
+        return await self._aside(self.flush, timeout_ms)
 
     async def ashutdown(self, timeout_ms: float | None = None) -> bool:
         """`shutdown` for asyncio: does not block the event loop. Cancelling stops the waiting only."""
-        from klime_mp._aside import run_aside  # noqa: PLC0415 # who uses asyncio has loaded it
-
-        return await run_aside(lambda: self.shutdown(timeout_ms))
+        return await self._aside(self.shutdown, timeout_ms)
 
     # --- looking at it
 
@@ -397,6 +393,13 @@ class Client:
     def _here(self) -> ProcessState:
         """What this process owns of the client."""
         return self._states.get()
+
+    async def _aside(self, method: Callable[[float | None], bool], timeout_ms: float | None) -> bool:
+        from klime_mp._aside import run_aside  # noqa: PLC0415 # loads asyncio, as whoever awaits this has done
+
+        if self._here().in_callback():
+            return method(timeout_ms)  # which returns at once, and in another thread would not know that it should
+        return await run_aside(lambda: method(timeout_ms))
 
     def _adopt(self, pid: int) -> None:
         self._here().adopt(pid)

@@ -174,7 +174,7 @@ class Config:
 
     def redact(self, text: str) -> str:
         """`text` without the write key, should somebody's error message quote it."""
-        return text.replace(self.write_key, self.key_hint) if self.write_key else text
+        return text.replace(self.write_key, self.key_hint) if len(self.write_key) > 3 else text
 
     @property
     def is_exposed(self) -> bool:

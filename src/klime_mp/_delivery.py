@@ -74,7 +74,7 @@ class Listener(Protocol):
     def error(self, message: str, status: int | None, bodies: Iterable[bytes]) -> None:
         """Events of it were given up or rejected."""
 
-    def retrying(self, because: str, count: int) -> None:
+    def retrying(self, because: str, status: int | None, count: int) -> None:
         """It will be tried again."""
 
 
@@ -121,7 +121,8 @@ class Delivery:
 
     def _bring_home(self, batch: Batch, transport: Transport, limit: float) -> list[Batch] | None:
         """Try until there is an outcome. Returns the halves if the batch has to be halved, None if `limit` came."""
-        patience, attempt, because = Patience(), 0, ""
+        patience, attempt = Patience(), 0
+        because, status = "", None  # of the last try
         while True:
             now = self._clock.monotonic()
             closing = self._road.closing_at()
@@ -129,25 +130,25 @@ class Delivery:
             if not batch.entries or not self._road.mine():
                 return []  # a deadline wrote the outcome; or this is a stray copy of the sender in a child
             if start is None:
-                self._give_up(batch, f"{because}; {OUT_OF_TIME}" if because else OUT_OF_TIME, cut_short=True)
+                self._give_up(batch, f"{because}; {OUT_OF_TIME}" if because else OUT_OF_TIME, status, cut_short=True)
                 return []
+            if max(start, now) >= limit:
+                return None
             if start > now:
-                if start >= limit:
-                    return None
                 self._rest(start - now, closing)
                 continue
             attempt += 1
             answer = self._try(batch, transport, attempt, limit)
-            if not self._road.mine():
-                return []
+            if not batch.entries or not self._road.mine():
+                return []  # as above
             verdict = self._policy.judge(answer, attempt, wall=self._clock.wall(), random=random)
             now = self._clock.monotonic()
             if verdict.hold is not None:
                 self._road.hold(now + verdict.hold)
             if verdict.fate is not Fate.RETRY:
                 return self._conclude(batch, verdict, answer)
-            because = verdict.because
-            self._listener.retrying(because, len(batch.entries))
+            because, status = verdict.because, answer.status
+            self._listener.retrying(because, status, len(batch.entries))
             patience.back_off(now + verdict.wait, self._road.closing_at())
 
     def _rest(self, seconds: float, closing: float) -> None:

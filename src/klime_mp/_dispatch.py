@@ -172,8 +172,13 @@ class Dispatch:
         return self._queue.pending()
 
     @atomic
+    def unfinished(self, mark: int) -> bool:
+        """Is there an event up to `mark`, or its callback, that a flush would wait for?"""
+        return self._queue.unfinished(mark)
+
+    @atomic
     def has_work(self) -> bool:
-        """Is there an event, or a callback, that a flush would wait for?"""
+        """Is there any?"""
         return self._queue.unfinished(self._queue.last_serial)
 
     # --- the shift
@@ -201,10 +206,14 @@ class Dispatch:
         return self._asleep
 
     @atomic
-    def end_shift(self, shift: Shift) -> None:
-        """Whoever worked `shift` has gone; usually the last step said so already."""
+    def end_shift(self, shift: Shift) -> bool:
+        """Whoever worked `shift` has gone, usually because the last step said so. Returns whether work is left."""
         if self._shift is shift:
             self._shift = None
+        if self._shift is None:
+            for _, latch in list(self._waiters):
+                latch.open()  # a flush looks again, and begins another shift
+        return self._queue.unfinished(self._queue.last_serial)
 
     @atomic
     def no_thread(self, shift: Shift) -> None:
@@ -285,12 +294,11 @@ class Dispatch:
 
     @atomic
     def ask(self, mark: int, latch: Latch) -> Asked:
-        """Have all events up to `mark` sent without waiting for company; the latch opens when they are done."""
+        """Have all events up to `mark` sent without waiting for company; the latch opens when to ask again."""
         if not self._queue.unfinished(mark):
             return Asked(done=True)
         self._flush_mark = max(self._flush_mark, mark)
-        if (mark, latch) not in self._waiters:
-            self._waiters.append((mark, latch))
+        self._waiters.append((mark, latch))
         now = self._clock.monotonic()
         shift = self._shift
         if shift is None or shift.is_over(now):
@@ -300,11 +308,10 @@ class Dispatch:
         return Asked(done=False, again_at=NEVER if shift.began else shift.expected_by)
 
     @atomic
-    def forget(self, mark: int, latch: Latch) -> bool:
-        """A flush has stopped waiting. Returns whether what it waited for is done."""
+    def forget(self, mark: int, latch: Latch) -> None:
+        """A flush has stopped waiting."""
         if (mark, latch) in self._waiters:
             self._waiters.remove((mark, latch))
-        return not self._queue.unfinished(mark)
 
     @atomic
     def begin_closing(self, deadline: float, refusal: str | None) -> None:

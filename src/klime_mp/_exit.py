@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import threading
 import time
 from collections.abc import Hashable
 from typing import Any, Protocol
@@ -32,8 +33,8 @@ class Drains(Protocol):
     def has_work(self) -> bool:
         """Is anything pending?"""
 
-    def hurry(self) -> None:
-        """Begin to send what is pending, without waiting for it."""
+    def hurry(self) -> bool:
+        """Begin to send what is pending, without waiting for it; False when no thread is to be had."""
 
     def drain(self, deadline: float) -> bool:
         """Send what is pending by `deadline`, give up the rest."""
@@ -49,10 +50,13 @@ class _Exit:
         # Strong references: events of a client that was collected are sent as well.
         self.watched: dict[Hashable, Drains] = {}
 
-    def deadline(self, timeout: float) -> float:
+    def begin(self) -> float:
         if self.began is None:
             self.began = time.monotonic()
-        return self.began + timeout
+        return self.began
+
+    def deadline(self, timeout: float) -> float:
+        return self.begin() + timeout
 
 
 _exit: PerProcess[_Exit] = PerProcess(lambda _parents: _Exit())
@@ -88,24 +92,32 @@ def run() -> None:
     May be called any number of times; what is tracked afterwards needs another call.
     """
     here = _exit.get()
+    here.begin()
     while True:
         senders = {id(sender): sender for sender in list(here.watched.values())}.values()
         busy = [(sender, sender.exit_timeout) for sender in senders if sender.has_work()]
         deadlines = [(sender, here.deadline(timeout)) for sender, timeout in busy if timeout is not None]
         if not deadlines:
             return
-        for sender, _ in deadlines:
-            sender.hurry()  # all at once, so that a client that hangs takes no time from the others
+        # All at once, so that a client that hangs takes no time from the others. Those that no thread works for take
+        # turns in this one.
+        threadless = [sender for sender, _ in deadlines if not sender.hurry()]
         for sender, deadline in deadlines:
-            sender.drain(deadline)
+            now = time.monotonic()
+            turn = (deadline - now) / len(threadless) if sender in threadless else deadline - now
+            sender.drain(now + turn)
+            if sender in threadless:
+                threadless.remove(sender)
         if time.monotonic() >= max(deadline for _, deadline in deadlines):
             return  # what is not done now (a callback that does not return) never will be
 
 
 def latest_end(timeout: float) -> float:
     """The deadline that a `timeout` in seconds means in an exit that has begun; NEVER before that."""
-    here = _exit.peek()
-    return NEVER if here is None or here.began is None else here.deadline(timeout)
+    here = _exit.get()
+    # The main thread counts as ended when exit handlers run: somebody else's may come before ours.
+    exiting = here.began is not None or not threading.main_thread().is_alive()
+    return here.deadline(timeout) if exiting else NEVER
 
 
 def handlers_are_over() -> bool:

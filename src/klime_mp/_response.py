@@ -44,7 +44,7 @@ class BatchResponse:
         return {error.index for error in self.errors}
 
 
-def parse_response(body: bytes, sent: int) -> BatchResponse:
+def parse_response(body: str, sent: int) -> BatchResponse:
     """Read a 2xx body for a batch of `sent` events; an empty or unparsable one counts as "all accepted"."""
     try:
         answer = json.loads(body)

@@ -153,5 +153,5 @@ def parse_retry_after(value: str | None, wall: float) -> float | None:
 
 def _quoted(answer: Answer) -> str:
     """The start of what the endpoint wrote, if it is worth reading."""
-    text = " ".join(answer.body[:200].decode("utf-8", "replace").split())
+    text = " ".join(answer.body[:200].split())
     return f": {text}" if text else ""

@@ -66,38 +66,35 @@ class Sender:
         """Wait until every event accepted before this call has its outcome and its callbacks have returned."""
         if self._callbacks.inside():
             return False
-        mark, latch = self._dispatch.mark(), self._clock.latch()
-        if self._dispatch.in_step():
-            # A signal handler that struck inside a step: the thread cannot make one until the handler returns.
-            self._work(self._dispatch.work_here(min(deadline, self._dispatch.closing_at())))
-            return self._dispatch.forget(mark, latch)
-        try:
-            while True:
+        mark = self._dispatch.mark()
+        # In a signal handler that struck inside a step, the thread cannot make one until the handler returns.
+        work_here = self._dispatch.in_step()
+        while True:
+            latch = self._clock.latch()
+            try:
                 asked = self._dispatch.ask(mark, latch)
                 if asked.done:
                     return True
-                if asked.shift is not None and not self._begin(asked.shift):
+                if work_here or (asked.shift is not None and not self._begin(asked.shift)):
                     self._work(self._dispatch.work_here(min(deadline, self._dispatch.closing_at())))
-                    return self._dispatch.forget(mark, latch)
+                    return not self._dispatch.unfinished(mark)
                 now = self._clock.monotonic()
                 if now >= deadline:
                     return False
-                if latch.wait(min(deadline, asked.again_at) - now):
-                    return True
-        finally:
-            self._dispatch.forget(mark, latch)
+                latch.wait(min(deadline, asked.again_at) - now)
+            finally:
+                self._dispatch.forget(mark, latch)
 
     def has_work(self) -> bool:
         """Is anything here that a flush would wait for?"""
         return self._dispatch.has_work()
 
-    def hurry(self) -> None:
-        """Let nothing that is pending wait for company, without waiting for it."""
+    def hurry(self) -> bool:
+        """Let nothing that is pending wait for company, without waiting for it. False: no thread is there to do so."""
         mark, latch = self._dispatch.mark(), self._clock.latch()
         asked = self._dispatch.ask(mark, latch)
         self._dispatch.forget(mark, latch)
-        if asked.shift is not None:
-            self._begin(asked.shift)
+        return asked.shift is None or self._begin(asked.shift)
 
     def drain(self, deadline: float, refusal: str | None = None) -> bool:
         """Send what is pending by `deadline`; what is then left has failed. True when nothing was cut short.
@@ -142,22 +139,21 @@ class Sender:
 
     def _work(self, shift: Shift) -> None:
         """The loop."""
-        transport: Transport | None = None
         try:
+            transport = self._make_transport()
             while self._dispatch.mine():
                 step = self._dispatch.next_step(shift)
                 if step is None:
                     break
                 if isinstance(step, Sleep):
                     step.latch.wait(step.until - self._clock.monotonic())
-                    continue
-                if transport is None:
-                    transport = self._make_transport()
-                self._delivery.deliver(step, transport, shift.limit)
-                shift.busy_at = self._clock.monotonic()
+                else:
+                    self._delivery.deliver(step, transport, shift.limit)
+                    shift.busy_at = self._clock.monotonic()
+            if self._dispatch.mine():
+                transport.close()
         finally:
             if self._dispatch.mine():
-                if transport is not None:
-                    transport.close()
-                self._dispatch.end_shift(shift)
+                if self._dispatch.end_shift(shift):
+                    _exit.watch(self, self)  # an exception ended the shift: what is left is not forgotten
                 _exit.unwatch(shift)

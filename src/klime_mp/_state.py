@@ -6,7 +6,6 @@ Puts the road together, and leads a call along it: build, filter, size, door.
 from __future__ import annotations
 
 import encodings.idna  # noqa: F401 # needed for host names; first imported in the sender it could hang a fork's child
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from klime_mp._callbacks import Callbacks
 from klime_mp._clock import Clock
 from klime_mp._delivery import Delivery
 from klime_mp._dispatch import Dispatch, Refused
+from klime_mp._encoding import decode
 from klime_mp._fork import getpid
 from klime_mp._log import RateLimitedLog
 from klime_mp._queue import Batch, Queue
@@ -108,6 +108,10 @@ class ProcessState:
         self._log.summarise()
         return in_time
 
+    def in_callback(self) -> bool:
+        """Is this thread inside `on_error` or `on_success`?"""
+        return self._callbacks.inside()
+
     def restart(self) -> None:
         """See `Client.restart`."""
         self._dispatch.reopen(self._refusal)
@@ -128,33 +132,33 @@ class ProcessState:
 
     def _make(self, kind: str, arguments: dict[str, Any]) -> tuple[str, bytes]:
         """The event's messageId and JSON. Raises _Dropped, whatever was passed."""
-        event: dict[str, Any] | None = None
         try:
             event = _event.build(kind, **arguments)
             body = _event.to_json(event)
             if self._callbacks.filters:
                 event, body = self._filter(event, body)
-            if len(body) > _event.MAX_EVENT_BYTES:
-                raise _event.TooLargeEventError
+        except _Dropped:
+            raise
         except _event.TooLargeEventError:
-            shown = {**event, "context": dict(event.get("context", ()))} if event else None
-            raise _Dropped("too_large", InvalidEventError("the event is over 200 KiB"), shown) from None
+            raise _Dropped("too_large", InvalidEventError(_TOO_LARGE)) from None
         except InvalidEventError as error:
             raise _Dropped("invalid", error) from None
         except Exception as error:  # noqa: BLE001 # what the caller's objects raise, and our own defects, are not his
             invalid = InvalidEventError(f"the event could not be built: {type(error).__name__}")
             raise _Dropped("invalid", invalid) from None
+        if len(body) > _event.MAX_EVENT_BYTES:
+            raise _Dropped("too_large", InvalidEventError(_TOO_LARGE), body)
         return event["messageId"], body
 
     def _filter(self, event: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Show the event, as it would be sent, to `before_send`."""
         try:
-            returned = self._callbacks.before_send(json.loads(body))
+            returned = self._callbacks.before_send(body)
         except Exception as error:  # noqa: BLE001 # the user's code: the event passes as it was
             self._callbacks.raised("before_send", error)
             return event, body
         if returned is None:
-            raise _Dropped("filtered", None, json.loads(body))
+            raise _Dropped("filtered", None, body)
         changed = _event.check(returned)
         return changed, _event.to_json(changed)
 
@@ -187,7 +191,7 @@ class ProcessState:
         self._dispatch.drop(drop.reason)
         if drop.error is not None:
             self._log(drop.reason, logging.WARNING, f"{kind} was dropped: {drop.error}")
-        self._callbacks.drop(drop.event, drop.reason)
+        self._callbacks.drop(drop.body, drop.reason)
 
     def _send_alone(self, body: bytes, timeout_ms: float) -> BatchResponse:
         deadline = self._clock.deadline(timeout_ms)
@@ -205,7 +209,7 @@ class ProcessState:
         if outcome.response is not None:
             return outcome.response
         because = "the client is shut down" if refused is not None else outcome.because or "no answer in time"
-        raise SendError(self._config.redact(because), status_code=outcome.status, events=[json.loads(body)])
+        raise SendError(self._config.redact(because), status_code=outcome.status, events=[decode(body)])
 
     def _deliver_alone(self, batch: Batch, outcome: Outcome, deadline: float) -> None:
         """Deliver in a thread beside this one, so that nothing can keep the caller beyond the deadline."""
@@ -231,10 +235,11 @@ class ProcessState:
 
 
 class _Dropped(Exception):  # noqa: N818 # not an error: a turn of the road
-    def __init__(self, reason: str, error: InvalidEventError | None, event: dict[str, Any] | None = None) -> None:
+    def __init__(self, reason: str, error: InvalidEventError | None, body: bytes | None = None) -> None:
         self.reason = reason
         self.error = error
-        self.event = event
+        self.body = body  # the event, if one could be built
 
 
+_TOO_LARGE = "the event is over 200 KiB"
 _STATES = {"shutdown": "shut down", "disabled": "disabled"}

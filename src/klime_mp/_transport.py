@@ -36,13 +36,13 @@ MAX_ANSWER_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: a `status`, or None and what went wrong in `error`."""
+    """What came back: a `status`, or None and what went wrong in `error`. Nothing in it quotes the write key."""
 
     status: int | None
     error: str = ""
-    body: bytes = b""
+    body: str = ""
     retry_after: str | None = None
-    location: str | None = None
+    location: str = ""
 
 
 class Transport:
@@ -50,6 +50,7 @@ class Transport:
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self._url = f"{config.endpoint}/v1/batch"
+        self._redact = config.redact
         self._per_part = config.request_timeout / 1000.0
         self._clock = clock
         self._budget = _Budget(clock.monotonic)
@@ -73,13 +74,13 @@ class Transport:
                 self._url, data=body, timeout=(left, left), allow_redirects=False, stream=True
             )
         except Exception as error:  # noqa: BLE001 # requests lets some of urllib3's errors through as they are
-            return Answer(None, _describe(error))
+            return Answer(None, self._redact(_describe(error)))
         try:
             return Answer(
                 response.status_code,
-                body=self._read(response, deadline),
+                body=self._redact(self._read(response, deadline).decode("utf-8", "replace")),
                 retry_after=response.headers.get("Retry-After"),
-                location=response.headers.get("Location"),
+                location=self._redact(response.headers.get("Location", "")),
             )
         finally:
             response.close()

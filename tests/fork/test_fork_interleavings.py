@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from support.program import run_program
 
@@ -59,4 +59,4 @@ def test_fork_at_every_step_while_the_sender_stops(collector):
 
 
 def _tests() -> str:
-    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return str(Path(__file__).resolve().parents[1])

@@ -39,7 +39,8 @@ def os_threads():
 
 def balanced(stats):
     return stats.tracked + stats.adopted == (
-        stats.delivered + stats.rejected + stats.failed + sum(stats.dropped.values()) + stats.handed_over + stats.pending
+        stats.delivered + stats.rejected + stats.failed + sum(stats.dropped.values())
+        + stats.handed_over + stats.pending
     )
 
 def join(pid):

@@ -105,7 +105,7 @@ NUMPY_SCALARS = [
     np.str_("text"),
     np.bytes_(b"bytes"),
     np.datetime64("2026-11-22T10:00:00"),
-    np.datetime64("NaT"),
+    np.datetime64("NaT", "s"),
     np.timedelta64(5, "s"),
 ]
 JSON_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT

@@ -71,9 +71,7 @@ def test_track_and_shutdown(monkeypatch):
         accepted = []
 
         def track():
-            for serial in (1, 2):
-                if road.track(serial):
-                    accepted.append(serial)
+            accepted.extend(serial for serial in (1, 2) if road.track(serial))
 
         schedule.run(track, lambda: road.shutdown(600_000))
         assert road.closed
