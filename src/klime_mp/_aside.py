@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Generic, TypeVar
 
 from klime_mp._clock import Latch
+from klime_mp._signals import raised_by_signal
 
 T = TypeVar("T")
 
@@ -32,7 +33,9 @@ class Aside(Generic[T]):
         self._error: BaseException | None = None
         try:
             Thread(target=self._run, name="klime-mp call", daemon=True).start()
-        except Exception:  # noqa: BLE001 # RuntimeError at exit or out of threads, uWSGI's
+        except Exception as error:  # RuntimeError at exit or out of threads, uWSGI's
+            if raised_by_signal(error):
+                raise
             self._run()
 
     def wait(self, seconds: float) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from klime_mp._encoding import decode
 from klime_mp._log import RateLimitedLog
 from klime_mp._response import BatchResponse
+from klime_mp._signals import raised_by_signal
 from klime_mp.exceptions import SendError
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class Callbacks:
         if self._on_drop is not None:
             try:
                 self._on_drop(None if body is None else decode(body), reason)
-            except Exception as error:  # noqa: BLE001 # the user's code
+            except Exception as error:  # the user's code
+                if raised_by_signal(error):
+                    raise
                 self.raised("on_drop", error)
 
     def raised(self, name: str, error: BaseException) -> None:
@@ -77,8 +80,9 @@ class Callbacks:
             self._inside.add(ident)
             callback(*args)
         except BaseException as error:  # the user's code
-            # Signals strike the main thread only: there, an exit may be the process's own, and passes on.
-            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+            # On the main thread an exit may be the process's own; it passes on, like what a signal handler raised.
+            exits = not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+            if exits or raised_by_signal(error):
                 raise
             self.raised(name, error)
         finally:

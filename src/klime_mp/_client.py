@@ -118,11 +118,9 @@ class Client:
         _exit.register_program()
         _live.add(self)
         if config.is_exposed:
-            config.logger.warning(
-                "endpoint %s is plain http: the write key and the events travel unencrypted", config.endpoint
-            )
+            config.warn(f"endpoint {config.endpoint} is plain http: the write key and the events travel unencrypted")
         if config.spool_dir is not None:
-            config.logger.warning("spool_dir is not available in this version; events are kept in memory")
+            config.warn("spool_dir is not available in this version; events are kept in memory")
 
     # --- events
 

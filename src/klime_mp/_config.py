@@ -158,14 +158,14 @@ class Config:
         if config.enabled and not config.write_key:
             raise ConfigurationError("write_key is missing: pass it, set KLIME_WRITE_KEY, or pass enabled=False")
         if config.max_batch_size > MAX_BATCH_SIZE:
-            config.logger.log(
-                logging.WARNING,
-                "max_batch_size %s is more than the endpoint takes; using %d",
-                _shown(config.max_batch_size),
-                MAX_BATCH_SIZE,
-            )
+            size = _shown(config.max_batch_size)
+            config.warn(f"max_batch_size {size} is more than the endpoint takes; using {MAX_BATCH_SIZE}")
             config = dataclasses.replace(config, max_batch_size=MAX_BATCH_SIZE)
         return config
+
+    def warn(self, text: str) -> None:
+        """Write a WARNING about this configuration, when the client is built."""
+        self.logger.log(logging.WARNING, "%s", text)
 
     @property
     def key_hint(self) -> str:

@@ -76,7 +76,7 @@ def _async(method: Callable[Concatenate[Client, P], str | None]) -> Callable[P, 
             return None
         return method(client, *args, **kwargs)
 
-    return _public(call)
+    return _public(call, method)
 
 
 def _sync(method: Callable[Concatenate[Client, P], R]) -> Callable[P, R]:
@@ -86,10 +86,12 @@ def _sync(method: Callable[Concatenate[Client, P], R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return method(get_client(), *args, **kwargs)
 
-    return _public(call)
+    return _public(call, method)
 
 
-def _public(function: Callable[P, R]) -> Callable[P, R]:
+def _public(function: Callable[P, R], method: Callable[..., object]) -> Callable[P, R]:
+    """Let `help` show the function for what it is: without `self`, and at home in the package."""
+    function.__wrapped__ = functools.partial(method, None)  # type: ignore[attr-defined] # what inspect looks at
     function.__module__ = "klime_mp"
     function.__qualname__ = function.__name__
     function.__doc__ = f"`Client.{function.__name__}` of the default client.\n\n{function.__doc__}"

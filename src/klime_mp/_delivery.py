@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from klime_mp._clock import NEVER, Clock, Latch
 from klime_mp._response import parse_response
 from klime_mp._retry import Fate, Patience, RetryPolicy, Verdict
+from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
     from klime_mp._queue import Batch, Entry
@@ -111,7 +112,9 @@ class Delivery:
                     return
                 self._road.finish(parts.pop())
                 parts += reversed(halves)
-        except Exception as error:  # noqa: BLE001 # a defect of ours may cost a batch, not the sender
+        except Exception as error:  # a defect of ours may cost a batch, not the sender
+            if raised_by_signal(error):
+                raise
             for part in parts:
                 self._give_up(part, f"internal error: {error!r}")
         finally:

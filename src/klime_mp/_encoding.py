@@ -23,6 +23,8 @@ from json.encoder import encode_basestring
 from typing import Any
 from uuid import UUID
 
+from klime_mp._signals import raised_by_signal
+
 try:
     import orjson
 except ImportError:  # the extra `fast`
@@ -71,6 +73,8 @@ def write(value: Any) -> bytes:
     except RecursionError:
         raise UnencodableError("it is nested too deeply or contains itself") from None
     except Exception as error:
+        if raised_by_signal(error):
+            raise
         raise UnencodableError(f"{type(error).__name__} was raised while it was read") from error
 
 
@@ -149,7 +153,7 @@ def _key(key: Any) -> str:
         return _digits(key)
     if isinstance(key, float):
         return float.__repr__(key)
-    return str.__str__(str(key))  # exactly a str, as two that are equal have to be one key
+    return str(key)
 
 
 def _digits(value: int) -> str:

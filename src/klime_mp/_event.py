@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from klime_mp import _encoding
+from klime_mp._signals import raised_by_signal
 from klime_mp._version import __version__
 from klime_mp.exceptions import InvalidEventError
 
@@ -149,6 +150,8 @@ def _mapping(argument: str, value: Any) -> dict[Any, Any]:
     try:
         return dict(value)
     except Exception as error:
+        if raised_by_signal(error):
+            raise
         raise InvalidEventError(f"{argument} cannot be read: it raised {type(error).__name__}") from error
 
 
@@ -166,6 +169,8 @@ def _timestamp(value: Any) -> str:
         except InvalidEventError:
             raise
         except Exception as error:  # OverflowError in the first and last hours of time; whatever a tzinfo raises
+            if raised_by_signal(error):
+                raise
             raise InvalidEventError(f"timestamp cannot be expressed in UTC: {type(error).__name__}") from error
     text: str = datetime.isoformat(value, timespec="milliseconds")
     return text[:-6] + "Z"

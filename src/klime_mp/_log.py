@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from klime_mp._signals import raised_by_signal
+
 QUIET_SECONDS = 10.0
 
 
@@ -47,8 +49,9 @@ class RateLimitedLog:
     def _write(self, level: int, text: str) -> None:
         try:
             self._logger.log(level, "%s", self._redact(text))
-        except Exception:  # noqa: BLE001, S110 # a broken logger must not break the caller; there is nowhere to say so
-            pass
+        except Exception as error:  # a broken logger must not break the caller, and there is nowhere to say so
+            if raised_by_signal(error):
+                raise
 
 
 class _Kind:

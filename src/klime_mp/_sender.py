@@ -16,6 +16,7 @@ from klime_mp import _exit
 from klime_mp._clock import Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
 from klime_mp._dispatch import Accepted, Dispatch, Refused, Shift, Sleep
+from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
     from klime_mp._callbacks import Callbacks
@@ -129,7 +130,9 @@ class Sender:
         try:
             _exit.watch(shift, self)
             Thread(target=self._work, args=(shift,), name="klime-mp sender", daemon=True).start()
-        except Exception as error:  # noqa: BLE001 # RuntimeError at exit or out of threads, MemoryError, uWSGI's
+        except Exception as error:  # RuntimeError at exit or out of threads, MemoryError, uWSGI's
+            if raised_by_signal(error):
+                raise
             _exit.watch(self, self)
             _exit.unwatch(shift)
             self._dispatch.no_thread(shift)

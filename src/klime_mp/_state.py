@@ -23,6 +23,7 @@ from klime_mp._queue import Batch, Queue
 from klime_mp._response import BatchResponse
 from klime_mp._retry import RetryPolicy
 from klime_mp._sender import Sender
+from klime_mp._signals import raised_by_signal
 from klime_mp._spool import NoSpool, Spool
 from klime_mp._stats import Ledger, Stats
 from klime_mp._transport import Transport
@@ -143,7 +144,9 @@ class ProcessState:
             raise _Dropped("too_large", InvalidEventError(_TOO_LARGE)) from None
         except InvalidEventError as error:
             raise _Dropped("invalid", error) from None
-        except Exception as error:  # noqa: BLE001 # what the caller's objects raise, and our own defects, are not his
+        except Exception as error:  # what the caller's objects raise, and our own defects, are not his
+            if raised_by_signal(error):
+                raise
             invalid = InvalidEventError(f"the event could not be built: {type(error).__name__}")
             raise _Dropped("invalid", invalid) from None
         if len(body) > _event.MAX_EVENT_BYTES:
@@ -154,7 +157,9 @@ class ProcessState:
         """Show the event, as it would be sent, to `before_send`."""
         try:
             returned = self._callbacks.before_send(body)
-        except Exception as error:  # noqa: BLE001 # the user's code: the event passes as it was
+        except Exception as error:  # the user's code: the event passes as it was
+            if raised_by_signal(error):
+                raise
             self._callbacks.raised("before_send", error)
             return event, body
         if returned is None:

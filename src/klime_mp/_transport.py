@@ -26,6 +26,7 @@ from requests.auth import AuthBase
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from klime_mp._clock import NEVER, Clock
+from klime_mp._signals import raised_by_signal
 from klime_mp._version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class Transport:
             response = self._session.post(
                 self._url, data=body, timeout=(left, left), allow_redirects=False, stream=True
             )
-        except Exception as error:  # noqa: BLE001 # requests lets some of urllib3's errors through as they are
+        except Exception as error:  # requests lets some of urllib3's errors through as they are
+            if raised_by_signal(error):
+                raise
             return Answer(None, self._redact(_describe(error)))
         try:
             return Answer(
@@ -93,7 +96,9 @@ class Transport:
             # Reading to the end is what lets the connection be used again.
             if response.raw.read(1):
                 return b""
-        except Exception:  # noqa: BLE001 # whatever a broken body makes urllib3 or a decoder raise
+        except Exception as error:  # whatever a broken body makes urllib3 or a decoder raise
+            if raised_by_signal(error):
+                raise
             return b""
         return body
 

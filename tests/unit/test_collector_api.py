@@ -45,9 +45,7 @@ def test_empty_batch_checks_a_key(collector):
     assert collector.summary()["requests"] == 1
 
 
-@pytest.mark.parametrize(
-    "authorization", [None, "", "Bearer", "Bearer ", "Basic a2V5", "key-1", "Bearer a b"]
-)
+@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic a2V5", "key-1", "Bearer a b"])
 def test_no_key(collector, authorization):
     headers = {} if authorization is None else {"Authorization": authorization}
     answer = call(collector, "POST", "/v1/batch", json={"batch": [track_event("no key")]}, headers=headers)
@@ -157,9 +155,7 @@ def test_limit_keeps_the_newest(collector):
         assert shown["count"] == 5
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=-1", "limit=x", "limit=", "limit=1.5", "limit=²", "meta=yes", "user_id=u"]
-)
+@pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=", "limit=1.5", "limit=²", "meta=yes", "user_id=u"])
 def test_bad_query(collector, query):
     answer = call(collector, "GET", f"/events?{query}")
     assert answer.status_code == 400

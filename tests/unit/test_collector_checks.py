@@ -107,10 +107,6 @@ def test_size_is_that_of_the_tersest_spelling():
 
 
 def test_a_large_event_of_what_python_will_not_write():
-    text = (
-        terse(track_event(properties={"n": "N", "s": "S"}))
-        .replace(b'"N"', b"1" * 300_000)
-        .replace(b"S", b"\\ud800")
-    )
+    text = terse(track_event(properties={"n": "N", "s": "S"})).replace(b'"N"', b"1" * 300_000).replace(b"S", b"\\ud800")
     [sent] = read_batch(b'{"batch":[%s]}' % text)
     assert problem(sent).code == "too_large"

@@ -22,9 +22,7 @@ def exchange(inbox, *events, timeout=5):
 
 def split(received):
     head, _, body = received.partition(b"\r\n\r\n")
-    [length] = [
-        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
-    ]
+    [length] = [int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
     return head, body, length
 
 
@@ -63,9 +61,7 @@ def test_2xx_keeps_nothing_unless_told(collector):
     )
     answers = [collector.post([track_event(serial)]) for serial in range(4)]
     assert [answer.status_code for answer in answers] == [202, 200, 201, 204]
-    assert (
-        answers[0].json() == answers[2].json() == {"status": "ok", "accepted": 1, "failed": 0, "errors": []}
-    )
+    assert answers[0].json() == answers[2].json() == {"status": "ok", "accepted": 1, "failed": 0, "errors": []}
     assert answers[1].content == answers[3].content == b""
     assert collector.serials() == [2, 3]
 

@@ -459,6 +459,19 @@ def test_a_tree_that_changes_while_it_is_written(encoder):
     assert read(encoder(tree))["list"][0] == "cut"
 
 
+@BOTH
+def test_a_mapping_that_changes_while_its_keys_are_spelled(encoder):
+    mapping = {}
+
+    class Growing:
+        def __str__(self):
+            mapping["new"] = "member"
+            return "key"
+
+    mapping.update({Growing(): 1, "b": 2})
+    assert read(encoder(mapping)) == {"key": ("int", "1"), "b": ("int", "2")}
+
+
 # --- what is far too large
 
 

@@ -30,7 +30,7 @@ NEARLY_AN_ANSWER = st.fixed_dictionaries(
 
 
 def parse(answer, sent=3):
-    return parse_response(json.dumps(answer).encode(), sent)
+    return parse_response(json.dumps(answer), sent)
 
 
 def assert_sound(response, sent):
@@ -61,22 +61,21 @@ def test_some_rejected():
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b" ",
-        b"OK",
-        b"null",
-        b"[]",
-        b"5",
-        b'"ok"',
-        b"{",
-        b"\xff\xfe",
-        b"\xff\xfe\x00",
-        b"\xef\xbb\xbf{}",
-        b"<html>",
-        b'{"errors": ',
-        b"9" * 10_000,
-        b"[" * 100_000,
-        b'{"errors":' * 100_000,
+        "",
+        " ",
+        "OK",
+        "null",
+        "[]",
+        "5",
+        '"ok"',
+        "{",
+        "\ufffd",
+        "\ufeff{}",
+        "<html>",
+        '{"errors": ',
+        "9" * 10_000,
+        "[" * 100_000,
+        '{"errors":' * 100_000,
     ],
     ids=lambda body: repr(body[:10]),
 )
@@ -114,12 +113,12 @@ def test_any_answer(answer, sent):
     assert_sound(parse(answer, sent), sent)
 
 
-@given(st.binary(), st.integers(0, 4))
-def test_any_bytes(body, sent):
+@given(st.text(), st.integers(0, 4))
+def test_any_text(body, sent):
     assert_sound(parse_response(body, sent), sent)
 
 
 @pytest.mark.parametrize("levels", [100, 300, 900, 2000])
 def test_words_that_are_nested_deeply(levels):
-    body = b'{"errors":[{"index":0,"message":%s}]}' % (b"[" * levels + b"]" * levels)
+    body = '{"errors":[{"index":0,"message":%s}]}' % ("[" * levels + "]" * levels)
     assert_sound(parse_response(body, 1), 1)

@@ -105,8 +105,7 @@ def running(program: Program) -> Iterator[Program]:
 
 def start_collector(folder: Path) -> Program:
     """Start a local Klime on a free port."""
-    script = Path(sys.executable).with_name("klime-mp")
-    return Program("collector", [str(script), "collector", "--port", "0"], folder)
+    return Program("collector", [sys.executable, "-m", "klime_mp.cli", "collector", "--port", "0"], folder)
 
 
 def endpoint_of(collector: Program) -> str:
