@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Id: TypeAlias = "str | int | UUID | None"
 Properties: TypeAlias = "Mapping[Any, Any] | None"
 
-_live: weakref.WeakSet[Client] = weakref.WeakSet()
+_live: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()  # by origin
 
 
 class Client:
@@ -116,7 +116,7 @@ class Client:
         self._origin = origin
         self._states: PerProcess[ProcessState] = PerProcess(begin)
         _exit.register_program()
-        _live.add(self)
+        _live[origin] = self
         if config.is_exposed:
             config.warn(f"endpoint {config.endpoint} is plain http: the write key and the events travel unencrypted")
         if config.spool_dir is not None:
@@ -410,14 +410,16 @@ _revived: dict[str, Client] = {}
 
 def _revive(origin: str, config: Config) -> Client:
     """The live client of that origin in this process, or a new one. Safe in any thread."""
-    for client in live_clients():
-        if client._origin == origin:  # noqa: SLF001 # our own class
-            return client
+    living = _live.get(origin)
+    if living is not None:
+        return living
     client = Client.__new__(Client)
     client._set_up(config, origin)  # noqa: SLF001 # our own class
-    return _revived.setdefault(origin, client)
+    client = _live[origin] = _revived.setdefault(origin, client)  # of threads that race, the first one's
+    return client
 
 
 def live_clients() -> list[Client]:
     """Every client of this process that has not been collected."""
-    return list(_live)
+    # valuerefs() is one step; iterating would fail when another thread builds a client.
+    return [client for client in (reference() for reference in _live.valuerefs()) if client is not None]

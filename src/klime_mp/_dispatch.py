@@ -207,12 +207,13 @@ class Dispatch:
 
     @atomic
     def end_shift(self, shift: Shift) -> bool:
-        """Whoever worked `shift` has gone, usually because the last step said so. Returns whether work is left."""
+        """Whoever worked `shift` has gone, usually because the last step said so. Is work left that nobody does?"""
         if self._shift is shift:
             self._shift = None
-        if self._shift is None:
-            for _, latch in list(self._waiters):
-                latch.open()  # a flush looks again, and begins another shift
+        if self._shift is not None:
+            return False
+        for _, latch in list(self._waiters):
+            latch.open()  # a flush looks again, and begins another shift
         return self._queue.unfinished(self._queue.last_serial)
 
     @atomic

@@ -36,7 +36,7 @@ class PerProcess(Generic[T]):
         self._of: dict[int, T] = {}
         self._latest: T | None = None
         self._inherited: list[dict[int, T]] = []
-        _everyone.add(self)
+        _everyone[id(self)] = self
 
     def get(self) -> T:
         """This process's value, made now if need be."""
@@ -57,12 +57,15 @@ class PerProcess(Generic[T]):
         self._of = {}
 
 
-_everyone: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
+_everyone: weakref.WeakValueDictionary[int, PerProcess[Any]] = weakref.WeakValueDictionary()
 
 
 def _in_child() -> None:
-    for holder in list(_everyone):
-        holder.forget()
+    # valuerefs() is one step; iterating would fail when another thread adds to it.
+    for reference in _everyone.valuerefs():
+        holder = reference()
+        if holder is not None:
+            holder.forget()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -82,7 +82,13 @@ class ProcessState:
             if self._config.strict and isinstance(drop.error, InvalidEventError):
                 raise drop.error from None
             return None
-        return self._enqueue(kind, *made)
+        try:
+            return self._enqueue(kind, *made)
+        except Exception as error:  # a defect of ours, or no memory: the caller's request must not suffer
+            if raised_by_signal(error):
+                raise
+            self._log("internal", logging.ERROR, f"{kind}: internal error: {error!r}")
+            return None
 
     def submit_now(self, kind: str, timeout_ms: float | None, **arguments: Any) -> BatchResponse:
         """A sync call."""

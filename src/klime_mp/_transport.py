@@ -184,25 +184,31 @@ class _Stack:
         return len(self._items)
 
 
-class _Plain(HTTPConnectionPool):
-    QueueCls = _Stack  # type: ignore[assignment] # as much of a LifoQueue as is used
+class _Budgeted:
+    """What both pools below have in common."""
+
+    QueueCls = _Stack
     budget: _Budget
 
     def _new_conn(self) -> Any:
-        return _budgeted(super()._new_conn(), self.budget)
+        connection = super()._new_conn()  # type: ignore[misc] # of the pool that this is mixed into
+        connection.response_class = functools.partial(_BudgetedResponse, self.budget)
+        return connection
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        connection = super()._get_conn(timeout)  # type: ignore[misc] # as above
+        if connection.sock is not None:
+            # It is sent on with the timeout that its last answer was read with.
+            connection.sock.settimeout(self.budget.seconds())
+        return connection
 
 
-class _Tls(HTTPSConnectionPool):
-    QueueCls = _Stack  # type: ignore[assignment] # as much of a LifoQueue as is used
-    budget: _Budget
-
-    def _new_conn(self) -> Any:
-        return _budgeted(super()._new_conn(), self.budget)
+class _Plain(_Budgeted, HTTPConnectionPool):  # type: ignore[misc] # _Stack is as much of a LifoQueue as is used
+    pass
 
 
-def _budgeted(connection: Any, budget: _Budget) -> Any:
-    connection.response_class = functools.partial(_BudgetedResponse, budget)
-    return connection
+class _Tls(_Budgeted, HTTPSConnectionPool):  # type: ignore[misc] # as above
+    pass
 
 
 class _Adapter(HTTPAdapter):
