@@ -23,7 +23,7 @@ MAX_BATCH_BODY = 10 * 1024 * 1024 - len('{"batch":[]}')
 class Shift:
     """One run of the sending loop: by its own thread, or by a caller (`here`) who has to be back by `limit`."""
 
-    __slots__ = ("began", "busy_at", "expected_by", "here", "limit")
+    __slots__ = ("batch", "began", "busy_at", "expected_by", "here", "limit")
 
     def __init__(self, now: float, *, here: bool = False, limit: float = NEVER) -> None:
         self.busy_at = now
@@ -31,6 +31,7 @@ class Shift:
         self.here = here
         self.limit = limit
         self.began = False
+        self.batch: Batch | None = None  # the one taken last
 
     def is_over(self, now: float) -> bool:
         """Whoever was to work it never came, or did not come back: an exception struck at the wrong moment."""
@@ -143,7 +144,8 @@ class Dispatch:
         evicted = self._queue.append(body, now)
         if evicted and self._waiters:
             self._let_flushes_go()
-        if self._asleep is not None and self._due(now) < self._asleep.until:
+        asleep = self._asleep
+        if asleep is not None and self._due(now) < asleep.until:
             self._wake()
         return Accepted(self._queue.last_serial, evicted)
 
@@ -201,13 +203,17 @@ class Dispatch:
         else:
             until = self._due(now)
             if until <= now or shift.here:
-                return self._queue.take(self._max_batch_size, MAX_BATCH_BODY)
+                shift.batch = self._queue.take(self._max_batch_size, MAX_BATCH_BODY)
+                return shift.batch
         self._asleep = Sleep(self._clock.latch(), until)
         return self._asleep
 
     @atomic
     def end_shift(self, shift: Shift) -> bool:
         """Whoever worked `shift` has gone, usually because the last step said so. Is work left that nobody does?"""
+        if shift.batch is not None and self._queue.holds(shift.batch):
+            self._queue.put_back(shift.batch)  # an exception struck before its delivery began
+            self._queue.finish(shift.batch)
         if self._shift is shift:
             self._shift = None
         if self._shift is not None:
@@ -331,7 +337,7 @@ class Dispatch:
             self._closers.remove(deadline)
 
     @atomic
-    def give_up(self) -> tuple[list[Batch], list[Entry]]:
+    def give_up(self) -> list[Entry]:
         """The deadline has come: write "failed" for all that has no outcome; a late answer will change nothing.
 
         Whoever still hangs in a request has lost its shift, and goes home when it comes back.
@@ -339,10 +345,15 @@ class Dispatch:
         self._shift = None
         if self._queue.head() is not None:
             self._queue.take_everything()
-        batches = self._queue.batches()
-        entries = [entry for batch in batches for entry in self._queue.settle(batch, failed=len(batch.entries))]
+        entries: list[Entry] = []
+        for batch in self._queue.batches():
+            failed = self._queue.settle(batch, failed=len(batch.entries))
+            if failed:  # what has its outcome already is in its callbacks
+                entries += failed
+                self._queue.finish(batch)
         self.cut_short += len(entries)
-        return batches, entries
+        self._let_flushes_go()
+        return entries
 
     @atomic
     def reopen(self, refusal: str | None) -> None:

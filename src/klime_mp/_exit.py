@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import sys
-import threading
 import time
 from collections.abc import Hashable
 from typing import Any, Protocol
@@ -114,10 +113,13 @@ def run() -> None:
 
 def latest_end(timeout: float) -> float:
     """The deadline that a `timeout` in seconds means in an exit that has begun; NEVER before that."""
-    here = _exit.get()
-    # The main thread counts as ended when exit handlers run: somebody else's may come before ours.
-    exiting = here.began is not None or not threading.main_thread().is_alive()
-    return here.deadline(timeout) if exiting else NEVER
+    here = _exit.peek()
+    return NEVER if here is None or here.began is None else here.deadline(timeout)
+
+
+def no_more_threads() -> bool:
+    """Is the interpreter being torn down? Other threads are frozen then, and before 3.12 a new one hangs its starter."""
+    return sys.is_finalizing()
 
 
 def handlers_are_over() -> bool:

@@ -143,6 +143,10 @@ class Queue:
         entries = batch.entries[::-1]
         batch.entries = []; self._waiting.extendleft(entries)  # noqa: E702 # fmt: skip
 
+    def holds(self, batch: Batch) -> bool:
+        """Was this batch taken, and is not done with?"""
+        return batch in self._taken
+
     def finish(self, batch: Batch) -> None:
         """Forget a batch: its outcome is written and its callbacks have returned."""
         self._taken.discard(batch)

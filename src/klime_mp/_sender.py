@@ -13,9 +13,9 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from klime_mp import _exit
-from klime_mp._clock import Clock
+from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
-from klime_mp._dispatch import Accepted, Dispatch, Refused, Shift, Sleep
+from klime_mp._dispatch import LINGER, Accepted, Dispatch, Refused, Shift, Sleep
 from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
@@ -68,8 +68,10 @@ class Sender:
         if self._callbacks.inside():
             return False
         mark = self._dispatch.mark()
-        # In a signal handler that struck inside a step, the thread cannot make one until the handler returns.
-        work_here = self._dispatch.in_step()
+        if self._dispatch.in_step():
+            # A signal handler that struck inside a step: until it returns, nobody else can make one.
+            return not self._dispatch.unfinished(mark)
+        work_here = _exit.no_more_threads()
         while True:
             latch = self._clock.latch()
             try:
@@ -77,7 +79,7 @@ class Sender:
                 if asked.done:
                     return True
                 if work_here or (asked.shift is not None and not self._begin(asked.shift)):
-                    self._work(self._dispatch.work_here(min(deadline, self._dispatch.closing_at())))
+                    self._work_here(min(deadline, self._dispatch.closing_at()))
                     return not self._dispatch.unfinished(mark)
                 now = self._clock.monotonic()
                 if now >= deadline:
@@ -112,22 +114,16 @@ class Sender:
         try:
             self._dispatch.begin_closing(deadline, refusal)
             if not self.flush(deadline) and not self._dispatch.in_step():
-                self._give_up()
+                self._delivery.report_failed(self._dispatch.give_up(), OUT_OF_TIME)
         finally:
             self._dispatch.end_closing(deadline)
         return self._dispatch.cut_short == cut_short
 
-    def _give_up(self) -> None:
-        batches, entries = self._dispatch.give_up()
-        try:
-            self._delivery.report_failed(entries, OUT_OF_TIME)
-        finally:
-            for batch in batches:
-                self._dispatch.finish(batch)
-
     def _begin(self, shift: Shift) -> bool:
         """Start the shift's thread; False when there is none to be had."""
         try:
+            if _exit.no_more_threads():
+                raise RuntimeError("the interpreter is being torn down")
             _exit.watch(shift, self)
             Thread(target=self._work, args=(shift,), name="klime-mp sender", daemon=True).start()
         except Exception as error:  # RuntimeError at exit or out of threads, MemoryError, uWSGI's
@@ -136,12 +132,22 @@ class Sender:
             _exit.watch(self, self)
             _exit.unwatch(shift)
             self._dispatch.no_thread(shift)
-            self._log("no thread", logging.WARNING, f"no thread could be started ({error}); a flush or the exit sends")
+            level = logging.DEBUG if _exit.latest_end(0) < NEVER else logging.WARNING  # at exit it is nothing special
+            self._log("no thread", level, f"no thread could be started ({error}); a flush or the exit sends")
             return False
         return True
 
+    def _work_here(self, limit: float) -> None:
+        """The loop in the calling thread, until there is nothing left to do or `limit` comes."""
+        shift = self._dispatch.work_here(limit)
+        try:
+            self._work(shift)
+        finally:
+            self._dispatch.end_shift(shift)  # once more, should an exception have struck while `_work` did so
+
     def _work(self, shift: Shift) -> None:
         """The loop."""
+        transport: Transport | None = None
         try:
             transport = self._make_transport()
             while self._dispatch.mine():
@@ -153,10 +159,15 @@ class Sender:
                 else:
                     self._delivery.deliver(step, transport, shift.limit)
                     shift.busy_at = self._clock.monotonic()
-            if self._dispatch.mine():
-                transport.close()
+        except Exception as error:  # no connection can be made (a missing CA bundle, no memory), or a defect of ours
+            if raised_by_signal(error):
+                raise
+            self._log("sender", logging.ERROR, f"the sender stopped: {type(error).__name__}: {error}")
+            self._clock.latch().wait(LINGER)  # whoever begins the next shift does not do so in a tight loop
         finally:
             if self._dispatch.mine():
+                if transport is not None:
+                    transport.close()
                 if self._dispatch.end_shift(shift):
                     _exit.watch(self, self)  # an exception ended the shift: what is left is not forgotten
                 _exit.unwatch(shift)

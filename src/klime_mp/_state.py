@@ -233,7 +233,7 @@ class ProcessState:
             finally:
                 transport.close()
 
-        if self._dispatch.in_step():
+        if self._dispatch.in_step() or _exit.no_more_threads():
             send()  # in a signal handler that struck inside a step, no other thread could make one
             return
         aside = Aside(send)

@@ -104,7 +104,10 @@ class Transport:
 
     def close(self) -> None:
         """Close the connection."""
-        self._session.close()
+        try:
+            self._session.close()
+        except OSError:  # a socket that fails to close is closed all the same
+            pass
 
 
 class _Bearer(AuthBase):
