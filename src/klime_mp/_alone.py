@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class AloneRoad:
     """A client's dispatch as a sync call's delivery sees it: no shutdown hurries it, nothing waits behind it."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, deadline: float) -> None:
         self._dispatch = dispatch
+        self._deadline = deadline
         self.mine = dispatch.mine
         self.hold_until = dispatch.hold_until
         self.hold = dispatch.hold
@@ -31,6 +32,10 @@ class AloneRoad:
     def closing_at(self) -> float:
         """The caller's own deadline is the only one."""
         return NEVER
+
+    def answer_by(self) -> float:
+        """For the request as well."""
+        return self._deadline
 
     def begin_rest(self, closing: float) -> Latch:  # noqa: ARG002 # the road's signature
         """A latch that nobody opens."""

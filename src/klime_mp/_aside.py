@@ -37,6 +37,7 @@ class Aside(Generic[T]):
             if raised_by_signal(error):
                 raise
             self._run()
+            self._let_exits_pass()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the call to end; False when `seconds` were over first."""
@@ -47,6 +48,11 @@ class Aside(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._result[0]
+
+    def _let_exits_pass(self) -> None:
+        """An exit or a Ctrl-C struck this thread, not one beside it."""
+        if self._error is not None and not isinstance(self._error, Exception):
+            raise self._error
 
     def _run(self) -> None:
         try:

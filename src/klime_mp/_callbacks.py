@@ -29,7 +29,8 @@ class Callbacks:
         self._on_drop = config.on_drop
         self._before_send = config.before_send
         self._log = log
-        self._inside: set[int] = set()
+        self._inside: set[int] = set()  # threads in on_error or on_success
+        self._dropping: set[int] = set()  # threads in on_drop
 
     def inside(self) -> bool:
         """Is this thread in `on_error` or `on_success`? Who would wait for the sender there waits for itself."""
@@ -61,14 +62,21 @@ class Callbacks:
             self._call("on_error", self._on_error, SendError(message, status_code=status, events=events), events)
 
     def drop(self, body: bytes | None, reason: str) -> None:
-        """An event was dropped; runs in the caller's thread, where waiting for the sender is allowed."""
-        if self._on_drop is not None:
+        """An event was dropped; runs in the caller's thread, where waiting for the sender is allowed.
+
+        What `on_drop` itself tracks, and has to be dropped, is counted and logged, but not told: it would never end.
+        """
+        ident = threading.get_ident()
+        if self._on_drop is not None and ident not in self._dropping:
             try:
+                self._dropping.add(ident)
                 self._on_drop(None if body is None else decode(body), reason)
             except Exception as error:  # the user's code
                 if raised_by_signal(error):
                     raise
                 self.raised("on_drop", error)
+            finally:
+                self._dropping.discard(ident)
 
     def raised(self, name: str, error: BaseException) -> None:
         """Say that a callback raised."""

@@ -6,7 +6,6 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from klime_mp import _exit
 from klime_mp._fork import PerProcess, getpid
 
 # What takes time to import (logging, requests and what they need) is loaded when a client is built.
@@ -115,7 +114,6 @@ class Client:
         self._config = config
         self._origin = origin
         self._states: PerProcess[ProcessState] = PerProcess(begin)
-        _exit.register_program()
         _live[origin] = self
         if config.is_exposed:
             config.warn(f"endpoint {config.endpoint} is plain http: the write key and the events travel unencrypted")

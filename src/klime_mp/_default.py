@@ -22,7 +22,7 @@ _complained: set[str] = set()
 
 
 def configure(**options: Any) -> Client:
-    """Build the program's default client; shuts the previous one down first. Options: see `Client`.
+    """Build the program's default client; shuts the previous one down before it returns. Options: see `Client`.
 
     Raises:
         ConfigurationError: an option is missing, unknown or wrong. The previous default stays as it was then.
@@ -33,7 +33,7 @@ def configure(**options: Any) -> Client:
 
 
 def set_client(client: Client) -> None:
-    """Make `client` the default; shuts the previous one down first.
+    """Make `client` the default; shuts the previous one down before it returns.
 
     Raises:
         TypeError: it is not a Client.
@@ -41,9 +41,9 @@ def set_client(client: Client) -> None:
     if not isinstance(client, Client):
         raise TypeError(f"set_client() takes a klime_mp.Client, not {type(client).__name__}")
     previous = _default.get("client")
+    _default["client"] = client  # at once: other threads go on tracking while the previous one is shut down
     if previous is not None and previous is not client:
         previous.shutdown()
-    _default["client"] = client
 
 
 def get_client() -> Client:

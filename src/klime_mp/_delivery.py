@@ -36,6 +36,9 @@ class Road(Protocol):
     def closing_at(self) -> float:
         """The deadline of the shutdown under way, `NEVER` without one."""
 
+    def answer_by(self) -> float:
+        """The deadline of a request that begins now."""
+
     def hold_until(self) -> float:
         """Nothing may be sent before this instant (Retry-After)."""
 
@@ -102,7 +105,7 @@ class Delivery:
         """Bring every event of `batch` to its outcome.
 
         What has none when `limit` comes, or when an exception (a signal's, in a caller's thread) cuts this short,
-        waits in the queue again.
+        waits in the queue again. No request begins after `limit`; none is cut by it, or its events would be sent twice.
         """
         parts = [batch]
         try:
@@ -141,7 +144,7 @@ class Delivery:
                 self._rest(start - now, closing)
                 continue
             attempt += 1
-            answer = self._try(batch, transport, attempt, limit)
+            answer = self._try(batch, transport, attempt)
             if not batch.entries or not self._road.mine():
                 return []  # as above
             verdict = self._policy.judge(answer, attempt, wall=self._clock.wall(), random=random)
@@ -161,10 +164,10 @@ class Delivery:
         finally:
             self._road.end_rest(latch)
 
-    def _try(self, batch: Batch, transport: Transport, attempt: int, limit: float) -> Answer:
+    def _try(self, batch: Batch, transport: Transport, attempt: int) -> Answer:
         self._road.count_request(again=attempt > 1)
         body = ENVELOPE[0] + b",".join(batch.bodies()) + ENVELOPE[1]
-        return transport.post(body, min(self._road.closing_at(), limit))
+        return transport.post(body, self._road.answer_by())
 
     def _conclude(self, batch: Batch, verdict: Verdict, answer: Answer) -> list[Batch]:
         if verdict.fate is Fate.SPLIT and len(batch.entries) > 1:

@@ -8,6 +8,7 @@ steps of which one comes first, so no event is left behind by a thread that has 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import get_ident
 
 from klime_mp._clock import NEVER, Clock, Latch, atomic
 from klime_mp._fork import getpid
@@ -21,17 +22,16 @@ MAX_BATCH_BODY = 10 * 1024 * 1024 - len('{"batch":[]}')
 
 
 class Shift:
-    """One run of the sending loop: by its own thread, or by a caller (`here`) who has to be back by `limit`."""
+    """One run of the sending loop: by its own thread, or in a caller's (`here`, its ident) until `limit`."""
 
-    __slots__ = ("batch", "began", "busy_at", "expected_by", "here", "limit")
+    __slots__ = ("began", "busy_at", "expected_by", "here", "limit")
 
-    def __init__(self, now: float, *, here: bool = False, limit: float = NEVER) -> None:
+    def __init__(self, now: float, *, here: int = 0, limit: float = NEVER) -> None:
         self.busy_at = now
         self.expected_by = now + START_PATIENCE
         self.here = here
         self.limit = limit
         self.began = False
-        self.batch: Batch | None = None  # the one taken last
 
     def is_over(self, now: float) -> bool:
         """Whoever was to work it never came, or did not come back: an exception struck at the wrong moment."""
@@ -120,9 +120,18 @@ class Dispatch:
         """The deadline of the shutdown under way, `NEVER` without one."""
         return min(list(self._closers), default=NEVER)
 
+    def answer_by(self) -> float:
+        """A request may take until the shutdown's deadline."""
+        return self.closing_at()
+
     def hold_until(self) -> float:
         """Nothing may be sent before this instant."""
         return self._hold_until
+
+    def working_here(self) -> bool:
+        """Did a signal strike this very thread while it works the shift? It cannot wait for itself."""
+        shift = self._shift
+        return shift is not None and shift.here == get_ident()
 
     def in_step(self) -> bool:
         """Did a signal strike this very thread inside a step? Then nobody else can make one until it returns."""
@@ -203,17 +212,16 @@ class Dispatch:
         else:
             until = self._due(now)
             if until <= now or shift.here:
-                shift.batch = self._queue.take(self._max_batch_size, MAX_BATCH_BODY)
-                return shift.batch
+                return self._queue.take(self._max_batch_size, MAX_BATCH_BODY, shift)
         self._asleep = Sleep(self._clock.latch(), until)
         return self._asleep
 
     @atomic
     def end_shift(self, shift: Shift) -> bool:
         """Whoever worked `shift` has gone, usually because the last step said so. Is work left that nobody does?"""
-        if shift.batch is not None and self._queue.holds(shift.batch):
-            self._queue.put_back(shift.batch)  # an exception struck before its delivery began
-            self._queue.finish(shift.batch)
+        for batch in self._queue.batches_of(shift):  # there are some if an exception struck in the wrong place
+            self._queue.put_back(batch)
+            self._queue.finish(batch)
         if self._shift is shift:
             self._shift = None
         if self._shift is not None:
@@ -232,7 +240,7 @@ class Dispatch:
     @atomic
     def work_here(self, limit: float) -> Shift:
         """A shift for the calling thread, in the place of one that may be there."""
-        shift = self._shift = Shift(self._clock.monotonic(), here=True, limit=limit)
+        shift = self._shift = Shift(self._clock.monotonic(), here=get_ident(), limit=limit)
         return shift
 
     # --- deliveries
@@ -321,14 +329,18 @@ class Dispatch:
             self._waiters.remove((mark, latch))
 
     @atomic
-    def begin_closing(self, deadline: float, refusal: str | None) -> None:
-        """From now on back-offs are cut to what fits before `deadline`; new events are refused if there is a reason."""
+    def begin_closing(self, deadline: float, refusal: str | None) -> int:
+        """From now on back-offs are cut to what fits before `deadline`; new events are refused if there is a reason.
+
+        Returns the number of the newest event: those up to it are this shutdown's.
+        """
         self._closers.append(deadline)
         if refusal is not None and self.refusal is None:
             self.refusal = refusal
         self._wake()
         while self._resting:
             self._resting.pop().open()
+        return self._queue.last_serial
 
     @atomic
     def end_closing(self, deadline: float) -> None:
@@ -337,18 +349,22 @@ class Dispatch:
             self._closers.remove(deadline)
 
     @atomic
-    def give_up(self) -> list[Entry]:
-        """The deadline has come: write "failed" for all that has no outcome; a late answer will change nothing.
+    def give_up(self, mark: int, deadline: float) -> list[Entry]:
+        """The deadline has come: what is up to `mark` and has no outcome has failed; a late answer changes nothing.
 
-        Whoever still hangs in a request has lost its shift, and goes home when it comes back.
+        Whoever still hangs in a request has lost its shift, and goes home when it comes back. Nothing is given up when
+        the client was restarted meanwhile.
         """
+        if deadline not in self._closers:
+            return []
         self._shift = None
-        if self._queue.head() is not None:
-            self._queue.take_everything()
+        waiting = self._queue.take_up_to(mark)
         entries: list[Entry] = []
         for batch in self._queue.batches():
+            if batch.first > mark:
+                continue
             failed = self._queue.settle(batch, failed=len(batch.entries))
-            if failed:  # what has its outcome already is in its callbacks
+            if failed or batch is waiting:  # any other has its outcome already, and is in its callbacks
                 entries += failed
                 self._queue.finish(batch)
         self.cut_short += len(entries)
@@ -382,5 +398,6 @@ class Dispatch:
         for waiter in list(self._waiters):
             mark, latch = waiter
             if not self._queue.unfinished(mark):
-                self._waiters.remove(waiter)
                 latch.open()
+                if waiter in self._waiters:  # a nested call may have been here
+                    self._waiters.remove(waiter)

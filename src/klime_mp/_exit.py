@@ -1,9 +1,9 @@
 """The ways out of a process: the only module that knows `atexit` and multiprocessing's finalizers.
 
-A process registers its ways out at its first event, and the program once more when it builds its first client. Exit
+A process registers its ways out when it first uses a client; importing this module has registered one before. Exit
 handlers run last-registered first: the early registration therefore runs late, and also catches what other people's
-exit handlers tracked. What is tracked later still, in handlers older than the first client, has nobody left who would
-wait for it, so the call itself does. All of it shares one deadline, counted from the first handler that ran.
+exit handlers tracked. What is tracked later still, in handlers older than the import, has nobody left who would wait
+for it, so the call itself does. All of it shares one deadline, counted from the first handler that ran.
 
 Handlers are inherited by fork, and may run twice, in any order, and be interrupted: each run sends what is there.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from collections.abc import Hashable
+import weakref
 from typing import Any, Protocol
 
 from klime_mp._clock import NEVER
@@ -32,8 +32,11 @@ class Drains(Protocol):
     def has_work(self) -> bool:
         """Is anything pending?"""
 
-    def hurry(self) -> bool:
-        """Begin to send what is pending, without waiting for it; False when no thread is to be had."""
+    def hurry(self, deadline: float) -> bool:
+        """Begin to send what is pending by `deadline`, without waiting; False when no thread is to be had."""
+
+    def relax(self, deadline: float) -> None:
+        """The hurry is over."""
 
     def drain(self, deadline: float) -> bool:
         """Send what is pending by `deadline`, give up the rest."""
@@ -46,8 +49,8 @@ class _Exit:
         self.began: float | None = None
         self.registered = False
         self.handlers_are_over = False
-        # Strong references: events of a client that was collected are sent as well.
-        self.watched: dict[Hashable, Drains] = {}
+        self.known: weakref.WeakValueDictionary[int, Drains] = weakref.WeakValueDictionary()
+        self.held: dict[int, Drains] = {}
 
     def begin(self) -> float:
         if self.began is None:
@@ -57,32 +60,31 @@ class _Exit:
     def deadline(self, timeout: float) -> float:
         return self.begin() + timeout
 
+    def senders(self) -> list[Drains]:
+        known = [reference() for reference in self.known.valuerefs()]
+        alive = [sender for sender in [*known, *self.held.values()] if sender is not None]
+        return list({id(sender): sender for sender in alive}.values())
+
 
 _exit: PerProcess[_Exit] = PerProcess(lambda _parents: _Exit())
-_program_registered = False
 
 
-def register_program() -> None:
-    """Called when a client is built: register the handler that runs last."""
-    global _program_registered  # noqa: PLW0603 # once a program; children inherit the registration
-    if not _program_registered:
-        _program_registered = True
-        atexit.register(_run_last)
+def know(sender: Drains) -> None:
+    """Flush `sender` at exit. The first one in a process registers the process's ways out.
 
-
-def watch(key: Hashable, sender: Drains) -> None:
-    """Flush `sender` at exit, as long as `key` is watched. The first call in a process registers its ways out."""
+    Refers to it weakly: a sender whose client was collected lives as long as its thread works.
+    """
     here = _exit.get()
-    here.watched[key] = sender
+    here.known[id(sender)] = sender
     if not here.registered:
         here.registered = True
         atexit.register(run)
         _register_finalizer()
 
 
-def unwatch(key: Hashable) -> None:
-    """`key` has nothing to flush any more."""
-    _exit.get().watched.pop(key, None)
+def hold(sender: Drains) -> None:
+    """Keep a sender that has events, and no thread, until they are sent."""
+    _exit.get().held[id(sender)] = sender
 
 
 def run() -> None:
@@ -93,22 +95,35 @@ def run() -> None:
     here = _exit.get()
     here.begin()
     while True:
-        senders = {id(sender): sender for sender in list(here.watched.values())}.values()
-        busy = [(sender, sender.exit_timeout) for sender in senders if sender.has_work()]
+        busy = [(sender, sender.exit_timeout) for sender in here.senders() if sender.has_work()]
         deadlines = [(sender, here.deadline(timeout)) for sender, timeout in busy if timeout is not None]
+        here.held = {id(sender): sender for sender, _ in busy}
         if not deadlines:
             return
-        # All at once, so that a client that hangs takes no time from the others. Those that no thread works for take
-        # turns in this one.
-        threadless = [sender for sender, _ in deadlines if not sender.hurry()]
+        _drain(deadlines)
+        if time.monotonic() >= max(deadline for _, deadline in deadlines):
+            return  # what is not done now (a callback that does not return) never will be
+
+
+def _drain(deadlines: list[tuple[Drains, float]]) -> None:
+    try:
+        # All begin at once, so that a client that hangs takes no time from the others. Those that no thread works for
+        # take turns in this one.
+        threadless = [sender for sender, deadline in deadlines if not sender.hurry(deadline)]
         for sender, deadline in deadlines:
             now = time.monotonic()
             turn = (deadline - now) / len(threadless) if sender in threadless else deadline - now
             sender.drain(now + turn)
             if sender in threadless:
                 threadless.remove(sender)
-        if time.monotonic() >= max(deadline for _, deadline in deadlines):
-            return  # what is not done now (a callback that does not return) never will be
+    finally:
+        for sender, deadline in deadlines:
+            sender.relax(deadline)
+
+
+def restart() -> None:
+    """The exit that seemed to have begun has not: another one will have its full time."""
+    _exit.get().began = None
 
 
 def latest_end(timeout: float) -> float:
@@ -118,7 +133,7 @@ def latest_end(timeout: float) -> float:
 
 
 def no_more_threads() -> bool:
-    """Is the interpreter being torn down? Other threads are frozen then, and before 3.12 a new one hangs its starter."""
+    """Is the interpreter being torn down? Other threads are frozen then; before 3.12 a new one hangs its starter."""
     return sys.is_finalizing()
 
 
@@ -139,9 +154,18 @@ def _register_finalizer() -> None:
     """The end of a multiprocessing child runs finalizers, and before Python 3.13 nothing else."""
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, run, exitpriority=_FINALIZER_PRIORITY)
+        util.Finalize(None, _finalize, exitpriority=_FINALIZER_PRIORITY)
         # A child wipes its finalizers when it starts, and spawn imports the main module, which may track, before that.
         util.register_after_fork(_anchor, _Anchor.in_child)
+
+
+def _finalize() -> None:
+    try:
+        run()
+    finally:
+        if sys.modules["multiprocessing"].parent_process() is not None:
+            # A child's threads, and finalizers of a lower priority, come after this one, and nothing of ours does.
+            _exit.get().handlers_are_over = True
 
 
 class _Anchor:
@@ -149,7 +173,11 @@ class _Anchor:
 
     def in_child(self) -> None:
         util: Any = sys.modules["multiprocessing.util"]
-        util.Finalize(None, run, exitpriority=_FINALIZER_PRIORITY)
+        util.Finalize(None, _finalize, exitpriority=_FINALIZER_PRIORITY)
 
 
 _anchor = _Anchor()
+
+# The first handler of ours to be registered is the last to run. Also for a program that first tracks in an exit handler
+# of its own, when registering has no effect any more.
+atexit.register(_run_last)

@@ -32,11 +32,14 @@ class Batch:
     `alone` marks the event of a sync call: its caller waits for it, so flush and shutdown do not.
     """
 
-    __slots__ = ("alone", "entries", "first")
+    __slots__ = ("alone", "entries", "first", "owner")
 
-    def __init__(self, entries: Iterable[Entry] = (), *, first: int = 0, alone: bool = False) -> None:
+    def __init__(
+        self, entries: Iterable[Entry] = (), *, first: int = 0, owner: object = None, alone: bool = False
+    ) -> None:
         self.entries = list(entries)
         self.first = first
+        self.owner = owner  # who delivers it
         self.alone = alone
 
     def bodies(self) -> list[bytes]:
@@ -89,19 +92,41 @@ class Queue:
             self._bytes -= len(evicted[-1].body)
         return evicted
 
-    def take(self, max_events: int, max_bytes: int) -> Batch:
+    def take(self, max_events: int, max_bytes: int, owner: object = None) -> Batch:
         """Move the oldest events, at most `max_events` and `max_bytes` of JSON with its commas, into a new batch."""
-        candidates = list(islice(self._waiting, max_events))
+        candidates = self._waiting.copy() if max_events >= len(self._waiting) else self._first(max_events)
         count, size = 0, -1
         for entry in candidates:
             size += 1 + len(entry.body)
             if count and size > max_bytes:
                 break
             count += 1
-        batch = Batch(first=candidates[0].serial if candidates else 0)
+        return self._take(count, candidates[0].serial if candidates else 0, owner)
+
+    def take_up_to(self, serial: int) -> Batch:
+        """All that waits and is numbered up to `serial`, as one batch, to be given up together."""
+        candidates = self._waiting.copy()
+        count = sum(entry.serial <= serial for entry in candidates)
+        return self._take(count, candidates[0].serial if candidates else 0, None)
+
+    def _first(self, count: int) -> list[Entry]:
+        """The oldest events; by index, as an iterator does not outlive a nested `track`."""
+        entries: list[Entry] = []
+        try:
+            for index in range(count):
+                entries.append(self._waiting[index])  # noqa: PERF401 # what was read stays read when the queue ends
+        except IndexError:
+            pass
+        return entries
+
+    def _take(self, count: int, first: int, owner: object) -> Batch:
+        batch = Batch(first=first, owner=owner)
         self._taken.add(batch)
-        # One call moves them all: there is no moment in which an event is in neither place.
-        batch.entries.extend(islice(iter(self._waiting.popleft, None), count))
+        try:
+            # One call moves them all: there is no moment in which an event is in neither place.
+            batch.entries.extend(islice(iter(self._waiting.popleft, None), count))
+        except IndexError:  # a nested `track` has dropped some of them
+            pass
         return batch
 
     def take_alone(self, batch: Batch, body: bytes, now: float) -> None:
@@ -109,10 +134,6 @@ class Queue:
         self._taken.add(batch)
         entry, size, ledger = Entry(0, now, body), len(body), self._ledger
         ledger.accepted += 1; self._bytes += size; batch.entries.append(entry)  # noqa: E702 # fmt: skip
-
-    def take_everything(self) -> Batch:
-        """All that waits, as one batch, to be given up together."""
-        return self.take(len(self._waiting), self._bytes + len(self._waiting))
 
     def batches(self) -> list[Batch]:
         """The batches in flight that flush and shutdown wait for."""
@@ -131,7 +152,7 @@ class Queue:
         """Replace a batch by two halves; none when its events have an outcome already."""
         middle = (len(batch.entries) + 1) // 2
         halves = [
-            Batch(part, first=batch.first, alone=batch.alone)
+            Batch(part, first=batch.first, owner=batch.owner, alone=batch.alone)
             for part in (batch.entries[:middle], batch.entries[middle:])
             if part
         ]
@@ -143,9 +164,9 @@ class Queue:
         entries = batch.entries[::-1]
         batch.entries = []; self._waiting.extendleft(entries)  # noqa: E702 # fmt: skip
 
-    def holds(self, batch: Batch) -> bool:
-        """Was this batch taken, and is not done with?"""
-        return batch in self._taken
+    def batches_of(self, owner: object) -> list[Batch]:
+        """The batches that `owner` has not finished."""
+        return [batch for batch in list(self._taken) if batch.owner is owner]
 
     def finish(self, batch: Batch) -> None:
         """Forget a batch: its outcome is written and its callbacks have returned."""

@@ -65,7 +65,7 @@ class Sender:
 
     def flush(self, deadline: float) -> bool:
         """Wait until every event accepted before this call has its outcome and its callbacks have returned."""
-        if self._callbacks.inside():
+        if self._callbacks.inside() or self._dispatch.working_here():
             return False
         mark = self._dispatch.mark()
         if self._dispatch.in_step():
@@ -92,12 +92,14 @@ class Sender:
         """Is anything here that a flush would wait for?"""
         return self._dispatch.has_work()
 
-    def hurry(self) -> bool:
-        """Let nothing that is pending wait for company, without waiting for it. False: no thread is there to do so."""
-        mark, latch = self._dispatch.mark(), self._clock.latch()
-        asked = self._dispatch.ask(mark, latch)
-        self._dispatch.forget(mark, latch)
-        return asked.shift is None or self._begin(asked.shift)
+    def hurry(self, deadline: float) -> bool:
+        """Let nothing that is pending wait for company, nor beyond `deadline`. False: no thread is there to send it."""
+        self._dispatch.begin_closing(deadline, None)
+        return self._nudge()
+
+    def relax(self, deadline: float) -> None:
+        """The hurry is over."""
+        self._dispatch.end_closing(deadline)
 
     def drain(self, deadline: float, refusal: str | None = None) -> bool:
         """Send what is pending by `deadline`; what is then left has failed. True when nothing was cut short.
@@ -107,14 +109,14 @@ class Sender:
             refusal: why new events are dropped from now on; None: they are taken.
         """
         cut_short = self._dispatch.cut_short
-        if self._callbacks.inside():
+        if self._callbacks.inside() or self._dispatch.working_here():
             # The sender itself asks. It cannot wait for itself, but it will keep the deadline.
             self._dispatch.begin_closing(deadline, refusal)
             return False
         try:
-            self._dispatch.begin_closing(deadline, refusal)
+            mark = self._dispatch.begin_closing(deadline, refusal)
             if not self.flush(deadline) and not self._dispatch.in_step():
-                self._delivery.report_failed(self._dispatch.give_up(), OUT_OF_TIME)
+                self._delivery.report_failed(self._dispatch.give_up(mark, deadline), OUT_OF_TIME)
         finally:
             self._dispatch.end_closing(deadline)
         return self._dispatch.cut_short == cut_short
@@ -124,13 +126,11 @@ class Sender:
         try:
             if _exit.no_more_threads():
                 raise RuntimeError("the interpreter is being torn down")
-            _exit.watch(shift, self)
             Thread(target=self._work, args=(shift,), name="klime-mp sender", daemon=True).start()
         except Exception as error:  # RuntimeError at exit or out of threads, MemoryError, uWSGI's
             if raised_by_signal(error):
                 raise
-            _exit.watch(self, self)
-            _exit.unwatch(shift)
+            _exit.hold(self)
             self._dispatch.no_thread(shift)
             level = logging.DEBUG if _exit.latest_end(0) < NEVER else logging.WARNING  # at exit it is nothing special
             self._log("no thread", level, f"no thread could be started ({error}); a flush or the exit sends")
@@ -148,6 +148,7 @@ class Sender:
     def _work(self, shift: Shift) -> None:
         """The loop."""
         transport: Transport | None = None
+        failed = False
         try:
             transport = self._make_transport()
             while self._dispatch.mine():
@@ -163,11 +164,20 @@ class Sender:
             if raised_by_signal(error):
                 raise
             self._log("sender", logging.ERROR, f"the sender stopped: {type(error).__name__}: {error}")
-            self._clock.latch().wait(LINGER)  # whoever begins the next shift does not do so in a tight loop
+            self._clock.latch().wait(LINGER)  # not in a tight loop
+            failed = True
         finally:
             if self._dispatch.mine():
                 if transport is not None:
                     transport.close()
                 if self._dispatch.end_shift(shift):
-                    _exit.watch(self, self)  # an exception ended the shift: what is left is not forgotten
-                _exit.unwatch(shift)
+                    _exit.hold(self)  # an exception ended the shift: what is left is not forgotten
+        if failed and not shift.here:
+            self._nudge()  # what is left is tried again
+
+    def _nudge(self) -> bool:
+        """See to it that somebody works on what is pending. False: no thread is to be had."""
+        mark, latch = self._dispatch.mark(), self._clock.latch()
+        asked = self._dispatch.ask(mark, latch)
+        self._dispatch.forget(mark, latch)
+        return asked.shift is None or self._begin(asked.shift)

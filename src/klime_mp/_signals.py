@@ -6,21 +6,36 @@ what the user's objects or the network raise.
 
 from __future__ import annotations
 
-import signal
 import threading
+from types import FrameType
 
 
 def raised_by_signal(error: BaseException) -> bool:
-    """Was `error` raised by a signal handler that interrupted this thread?
+    """Was `error`, or what it was raised from, raised by a signal handler that interrupted this thread?
 
-    Told by the traceback: the handler's own frame is in it. For `except` clauses, off the hot path.
+    For `except` clauses, off the hot path. Told by the traceback: the interpreter calls a handler with the frame that
+    it interrupted, so a handler's frame has its own caller among its arguments.
     """
     if threading.current_thread() is not threading.main_thread():
         return False  # handlers run in the main thread only
-    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code in handlers:
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        traceback = at.__traceback__
+        while traceback is not None:
+            if _is_handler(traceback.tb_frame):
+                return True
+            traceback = traceback.tb_next
+        at = at.__cause__ or at.__context__
+    return False
+
+
+def _is_handler(frame: FrameType) -> bool:
+    interrupted = frame.f_back
+    if interrupted is None:
+        return False
+    for value in list(frame.f_locals.values()):
+        if value is interrupted or (isinstance(value, tuple) and any(item is interrupted for item in value)):
             return True
-        traceback = traceback.tb_next
     return False

@@ -37,7 +37,7 @@ _GRACE = 0.05
 
 
 class ProcessState:
-    """A client's share of this process. Making one has no side effects: no thread, file or connection."""
+    """A client's share of this process. Making one makes no thread, file or connection."""
 
     def __init__(self, config: Config, *, closed: bool = False, clock: Clock | None = None) -> None:
         clock = clock or Clock()
@@ -67,6 +67,7 @@ class ProcessState:
             clock,
             config.shutdown_timeout / 1000.0 if config.flush_on_shutdown else None,
         )
+        _exit.know(self._sender)
 
     @property
     def closed(self) -> bool:
@@ -121,6 +122,7 @@ class ProcessState:
 
     def restart(self) -> None:
         """See `Client.restart`."""
+        _exit.restart()
         self._dispatch.reopen(self._refusal)
 
     def adopt(self, pid: int) -> None:
@@ -224,7 +226,9 @@ class ProcessState:
 
     def _deliver_alone(self, batch: Batch, outcome: Outcome, deadline: float) -> None:
         """Deliver in a thread beside this one, so that nothing can keep the caller beyond the deadline."""
-        delivery = Delivery(self._policy, AloneRoad(self._dispatch), outcome, NoSpool(), outcome.log, self._clock)
+        delivery = Delivery(
+            self._policy, AloneRoad(self._dispatch, deadline), outcome, NoSpool(), outcome.log, self._clock
+        )
 
         def send() -> None:
             transport = self._transport()
