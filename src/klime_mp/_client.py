@@ -6,6 +6,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from klime_mp import _exit  # noqa: F401 # imported early: it registers the exit handler that is to run last
 from klime_mp._fork import PerProcess, getpid
 
 # What takes time to import (logging, requests and what they need) is loaded when a client is built.

@@ -389,3 +389,21 @@ def test_no_callback_at_all(make_client, collector):
     assert client.flush()
     assert client.track("") is None
     assert_ledger(client, failed=1, rejected=1, dropped={"invalid": 1})
+
+
+def test_on_drop_that_tracks_into_the_full_queue_ends(make_client, collector):
+    """What it tracks drops another event in turn, and so on: that is counted, but not told."""
+    told = []
+
+    def on_drop(event, reason):
+        told.append(reason)
+        client.track("Tested", {"serial": "from on_drop"}, user_id="user_1")
+
+    client = make_client(max_queue_size=3, on_drop=on_drop)
+    for serial in range(10):
+        client.track("Tested", {"serial": serial}, user_id="user_1")
+    assert told == ["queue_full"] * 7
+    stats = client.stats()
+    assert stats.dropped["queue_full"] == 14
+    assert stats.pending == 3
+    assert stats.tracked == 17

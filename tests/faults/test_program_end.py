@@ -268,3 +268,104 @@ track(0, client=client)
         collector,
     )
     assert sorted(collector.serials()) == [0, 1]
+
+
+def test_the_first_use_of_all_in_an_exit_handler(collector):
+    run("import atexit; atexit.register(track, 'late')", collector)
+    assert collector.serials() == ["late"]
+
+
+def test_a_finalizer_that_tracks_while_the_interpreter_is_torn_down(collector):
+    """Other threads are frozen by then, and before 3.12 starting one would hang for ever."""
+    run(
+        """
+import gc
+
+class Finalized:
+    def __init__(self):
+        self.cycle = self
+
+    def __del__(self):
+        client.track("Tested", {"serial": "finalizer"}, user_id="user_1")
+
+client = klime_mp.Client()
+gc.disable()
+Finalized()
+gc.set_threshold(10**9)
+gc.enable()
+track("main", client=client)
+""",
+        collector,
+    )
+    assert sorted(collector.serials()) == ["finalizer", "main"]
+
+
+def test_a_thread_that_outlives_the_main_thread(collector):
+    """The exit's deadline is counted from the exit, not from the end of the main thread."""
+    run(
+        """
+import threading
+first, second = klime_mp.Client(), klime_mp.Client(shutdown_timeout=300)
+main_is_over = threading.Event()
+
+def outlive():
+    threading.main_thread().join()
+    track(0, client=first)
+    first.shutdown()
+    time.sleep(0.5)  # longer than the second client's time for its exit
+    track(1, client=second)
+
+threading.Thread(target=outlive).start()
+""",
+        collector,
+    )
+    assert sorted(collector.serials()) == [0, 1]
+
+
+@pytest.mark.parametrize("late", ["a thread", "a finalizer"])
+def test_a_multiprocessing_child_tracks_after_our_finalizer(collector, tmp_path, late):
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"""
+import multiprocessing, multiprocessing.util, threading, time
+import klime_mp
+
+def track(serial):
+    assert klime_mp.track("Tested", {{"serial": serial}}, user_id="user_1")
+
+def work():
+    track("work")
+    if {late!r} == "a thread":
+        threading.Timer(0.3, track, ["late"]).start()
+    else:
+        multiprocessing.util.Finalize(None, track, ["late"], exitpriority=-1000)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+"""
+    )
+    run_script(f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')", collector)
+    assert sorted(collector.serials()) == ["late", "work"]
+
+
+def test_one_that_hangs_does_not_cost_another_its_last_try(collector):
+    """The back-offs of all clients are cut when the exit begins, not one after the other."""
+    with SilentServer() as silent:
+        collector.faults({"status": 503})
+        run(
+            f"""
+hanging = klime_mp.Client(endpoint={silent.url!r}, shutdown_timeout=700)
+healthy = klime_mp.Client(shutdown_timeout=700, retry_initial_delay=60_000, max_batch_size=1)
+track("healthy", client=healthy)
+end = time.monotonic() + 10
+while not healthy.stats().requests or time.monotonic() > end:
+    time.sleep(0.01)
+time.sleep(0.2)
+track("hanging", client=hanging)
+""",
+            collector,
+        )
+    assert collector.serials() == ["healthy"]

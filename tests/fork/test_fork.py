@@ -350,3 +350,47 @@ assert subprocess.run([sys.executable, {str(program)!r}], check=False).returncod
     expected = ["parent"] + [f"process-{n}" for n in range(2)]
     expected += [f"pool-{n}" for n in range(10)] + [f"executor-{n}" for n in range(6)]
     assert_each_once(collector, expected)
+
+
+def test_a_signal_handler_that_tracks_and_leaves_strikes_the_first_event(collector):
+    """At any line of it: nobody has seen to the exit of this process yet."""
+    run_program(
+        """
+package = klime_mp.__file__.rpartition("/")[0]
+
+def leave(*_):
+    client.track("Tested", {"serial": "handler"}, user_id="user_1")
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, leave)
+lines = 0
+while True:
+    pid = os.fork()
+    if pid == 0:
+        client = klime_mp.Client()
+        left = lines
+        def trace(frame, event, _):
+            global left
+            if not frame.f_code.co_filename.startswith(package):
+                return None
+            if event == "line":
+                left -= 1
+                if left == 0:
+                    sys.settrace(None)
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return trace
+        sys.settrace(trace)
+        client.track("Not counted", user_id="user_1")
+        sys.settrace(None)
+        os._exit(9 if left > 0 else 8)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status == 9:
+        break
+    assert status == 0 or lines == 0, (lines, status)
+    lines += 23
+""",
+        collector,
+    )
+    arrived = [event["properties"]["serial"] for event in collector.events(event="Tested")]
+    assert len(arrived) > 8
+    assert set(arrived) == {"handler"}

@@ -127,3 +127,25 @@ def test_two_shutdowns(monkeypatch):
         assert stats.pending == 0
 
     assert every_schedule(scenario, time_jumps=0, preemptions=2) > 500
+
+
+def test_a_shutdown_gives_up_nothing_after_a_restart(monkeypatch):
+    """Its deadline passes at any moment: what is tracked after the restart is not its business."""
+
+    def scenario(schedule):
+        road = stepped_road(schedule, monkeypatch)
+        accepted = []
+
+        def reopen_and_track():
+            road.restart()
+            if road.track(1):
+                accepted.append(1)
+
+        schedule.run(lambda: road.shutdown(1), reopen_and_track)
+        stats = road.stats()
+        assert stats.pending == 0
+        assert stats.delivered + stats.failed == len(accepted)
+        if stats.failed:  # only if the shutdown began after the restart
+            assert road.closed
+
+    assert every_schedule(scenario, time_jumps=1, preemptions=0) > 5
