@@ -131,7 +131,7 @@ class Dispatch:
     def working_here(self) -> bool:
         """Did a signal strike this very thread while it works the shift? It cannot wait for itself."""
         shift = self._shift
-        return shift is not None and shift.here == get_ident()
+        return shift is not None and shift.began and shift.here == get_ident()
 
     def in_step(self) -> bool:
         """Did a signal strike this very thread inside a step? Then nobody else can make one until it returns."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 import threading
 from types import FrameType
 
+# How far to look back: urllib3 and requests wrap an error three times.
+_LINKS = 8
+
 
 def raised_by_signal(error: BaseException) -> bool:
     """Was `error`, or what it was raised from, raised by a signal handler that interrupted this thread?
@@ -18,10 +21,10 @@ def raised_by_signal(error: BaseException) -> bool:
     """
     if threading.current_thread() is not threading.main_thread():
         return False  # handlers run in the main thread only
-    seen: set[int] = set()
     at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
+    for _ in range(_LINKS):
+        if at is None:
+            break
         traceback = at.__traceback__
         while traceback is not None:
             if _is_handler(traceback.tb_frame):

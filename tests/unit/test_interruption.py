@@ -35,8 +35,11 @@ class AtLine:
         sys.settrace(None)
 
     def _trace(self, frame, event, _):
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        code = frame.f_code
+        if not code.co_filename.startswith(PACKAGE):
             return None
+        if code.co_name in {"close", "get"} and code.co_filename.endswith("_transport.py"):
+            return None  # may be called by a finalizer, where Python swallows whatever is raised
         if event == "line" and not self.reached:
             self.left -= 1
             if self.left < 0:
@@ -111,6 +114,8 @@ class NoThread:
         raise RuntimeError("can't start new thread")
 
 
+# Who is interrupted in the middle of a request leaves its socket to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("threads", [True, False], ids=["", "no threads"])
 @pytest.mark.parametrize(("options", "prepare", "what"), CALLS.values(), ids=CALLS)
 def test_system_exit_at_each_line(collector, monkeypatch, options, prepare, what, threads):
@@ -152,7 +157,7 @@ def test_system_exit_at_each_line(collector, monkeypatch, options, prepare, what
         if "max_queue_size" not in options:
             assert bool(arrived["before"]) == (prepare is prepare_event_waiting)
         assert client.shutdown()
-        n += 1 if threads else 11  # the whole sending is in the call then: several hundred lines
+        n += 1 if threads else 3  # the whole sending is in the call then: several hundred lines
 
 
 @pytest.mark.parametrize("what", ["track", "flush"])
