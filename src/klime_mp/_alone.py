@@ -56,6 +56,13 @@ class AloneRoad:
         """Write the outcome into the client's ledger."""
         return self._dispatch.settle(batch, delivered=delivered, rejected=rejected, failed=failed)
 
+    def try_in_vain(self) -> None:
+        """Nothing is safe, and nobody else waits."""
+
+    def put_off(self, batch: Batch, seconds: float) -> tuple[list[Entry], list[Entry]]:  # noqa: ARG002 # the road's signature
+        """Nothing can be put off."""
+        return [], []
+
     def put_back(self, batch: Batch) -> None:
         """There is no queue to go back to."""
         self._dispatch.settle(batch, failed=len(batch.entries))
@@ -77,6 +84,9 @@ class Outcome:
     def error(self, message: str, status: int | None, bodies: Iterable[bytes]) -> None:  # noqa: ARG002 # the listener's signature
         """The event was given up, or rejected; in the second case `success` was called before."""
         self.because, self.status = message, status
+
+    def drop(self, body: bytes | None, reason: str) -> None:
+        """Nothing is dropped on this road."""
 
     def retrying(self, because: str, status: int | None, count: int) -> None:  # noqa: ARG002 # the listener's signature
         """Keep why a try failed: it is what there is to say when the time is up."""

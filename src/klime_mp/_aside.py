@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Generic, TypeVar
 
-from klime_mp._clock import Latch
+from klime_mp._clock import NEVER, Latch
 from klime_mp._signals import raised_by_signal
 
 T = TypeVar("T")
@@ -63,6 +63,29 @@ class Aside(Generic[T]):
             self._latch.open()
             if self._done is not None:
                 self._done(self)
+
+
+class LoopLatch:
+    """A `Latch` that a coroutine waits for; any thread opens it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def open(self) -> None:
+        """Let the waiting coroutine pass."""
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            pass
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until it opens; False when `seconds` (`NEVER` allowed) were over first."""
+        try:
+            await asyncio.wait_for(self._event.wait(), None if seconds == NEVER else max(0.0, seconds))
+        except asyncio.TimeoutError:
+            return False
+        return True
 
 
 async def run_aside(work: Callable[[], T]) -> T:

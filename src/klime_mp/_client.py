@@ -6,7 +6,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from klime_mp import _exit  # noqa: F401 # imported early: it registers the exit handler that is to run last
+from klime_mp import _exit, _hold, _host  # noqa: F401 # _exit early: it registers the exit handler that is to run last
 from klime_mp._fork import PerProcess, getpid
 
 # What takes time to import (logging, requests and what they need) is loaded when a client is built.
@@ -62,9 +62,10 @@ class Client:
         before_send: `before_send(event)`: last look at the event, a dict as it would be sent; return it, changed or
             not, or None to drop it.
         logger: default `logging.getLogger("klime_mp")`, which has only a NullHandler.
-        spool_dir: a directory for events that survive SIGKILL. Not available in this version: warns, and keeps them in
-            memory.
-        spool_max_bytes: bound of the spool, default 256 MiB.
+        spool_dir: a directory for events: they are on disk before `track` returns, survive SIGKILL and an endpoint that
+            is down for longer than the retries, and are delivered by any process with the same directory. Default None:
+            memory only.
+        spool_max_bytes: bound of the spool, default 256 MiB; beyond it the oldest events are dropped.
         enabled: default True; False: nothing is kept or sent (tests, opt-out).
         strict: default False; True: `track`, `identify` and `group` raise `InvalidEventError` (development, tests).
 
@@ -109,17 +110,16 @@ class Client:
         from klime_mp._state import ProcessState  # noqa: PLC0415 # see the imports above
 
         def begin(inherited: ProcessState | None) -> ProcessState:
-            # A child of a closed client is closed. Nothing else of the parent's is looked at.
-            return ProcessState(config, closed=inherited is not None and inherited.closed)
+            return ProcessState(config, parents=inherited)
 
         self._config = config
         self._origin = origin
-        self._states: PerProcess[ProcessState] = PerProcess(begin)
+        self._states: PerProcess[ProcessState] = PerProcess(begin, ProcessState.arrive)
         _live[origin] = self
+        if _host.only_loads():
+            _hold.keep(lambda: self._here().arrive())
         if config.is_exposed:
             config.warn(f"endpoint {config.endpoint} is plain http: the write key and the events travel unencrypted")
-        if config.spool_dir is not None:
-            config.warn("spool_dir is not available in this version; events are kept in memory")
 
     # --- events
 
@@ -301,7 +301,8 @@ class Client:
             timeout_ms: milliseconds to wait; None: as long as the retries take.
 
         Returns:
-            True when all have their outcome and the callbacks have returned, False when the deadline came first.
+            True when all have their outcome and the callbacks have returned, False when the deadline came first. With a
+            spool also False as soon as a try failed: the events are safe, and tried again.
 
         Raises:
             ValueError: `timeout_ms` is not a number.
@@ -312,8 +313,9 @@ class Client:
         """Send what is pending in this process, then close the client. Idempotent.
 
         Cuts a back-off short, with one last try. What is undelivered at the deadline has failed, and goes to
-        `on_error`. A closed client drops events (reason `shutdown`), its sync calls raise `SendError`; `restart()`
-        opens it again. You need not call this at exit: it happens by itself.
+        `on_error`; with a spool it stays on disk, for any process with the same folder. A closed client drops events
+        (reason `shutdown`), its sync calls raise `SendError`; `restart()` opens it again. You need not call this at
+        exit: it happens by itself.
 
         Args:
             timeout_ms: milliseconds in total; None: `shutdown_timeout`.
@@ -337,11 +339,15 @@ class Client:
 
     async def aflush(self, timeout_ms: float | None = None) -> bool:
         """`flush` for asyncio: does not block the event loop. Cancelling stops the waiting only."""
-        return await self._aside(self.flush, timeout_ms)
+        return await self._here().aflush(timeout_ms)
 
     async def ashutdown(self, timeout_ms: float | None = None) -> bool:
         """`shutdown` for asyncio: does not block the event loop. Cancelling stops the waiting only."""
-        return await self._aside(self.shutdown, timeout_ms)
+        from klime_mp._aside import run_aside  # noqa: PLC0415 # loads asyncio, as whoever awaits this has done
+
+        if self._here().waits_for_nobody():
+            return self.shutdown(timeout_ms)  # which, in a callback, another thread would not know
+        return await run_aside(lambda: self.shutdown(timeout_ms))
 
     # --- looking at it
 
@@ -391,15 +397,13 @@ class Client:
         """What this process owns of the client."""
         return self._states.get()
 
-    async def _aside(self, method: Callable[[float | None], bool], timeout_ms: float | None) -> bool:
-        from klime_mp._aside import run_aside  # noqa: PLC0415 # loads asyncio, as whoever awaits this has done
+    def _adopt(self, pid: int | None = None) -> int:
+        """Take over a file of a dead process's in the spool; how many events it had."""
+        return self._here().adopt(pid)
 
-        if self._here().in_callback():
-            return method(timeout_ms)  # which returns at once, and in another thread would not know that it should
-        return await run_aside(lambda: method(timeout_ms))
-
-    def _adopt(self, pid: int) -> None:
-        self._here().adopt(pid)
+    def _flush_adopted(self, timeout_ms: float | None = None) -> bool:
+        """`flush` for what was adopted as well."""
+        return self._here().flush_adopted(timeout_ms)
 
 
 # Clients that came out of a pickle, by origin. Strong references: a pool unpickles its arguments for each task, and

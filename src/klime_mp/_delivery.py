@@ -59,6 +59,15 @@ class Road(Protocol):
     ) -> Sequence[Entry]:
         """Write an outcome. Returns the events, none when they had one before."""
 
+    def try_in_vain(self) -> None:
+        """A try has failed of events that are safe in the spool."""
+
+    def put_off(self, batch: Batch, seconds: float) -> tuple[Sequence[Entry], Sequence[Entry]]:
+        """Let what is in the spool wait there for so long, and drop what had to make room in it.
+
+        Returns both; the rest stays in the batch.
+        """
+
     def split(self, batch: Batch) -> list[Batch]:
         """Two halves instead of the batch."""
 
@@ -77,6 +86,9 @@ class Listener(Protocol):
 
     def error(self, message: str, status: int | None, bodies: Iterable[bytes]) -> None:
         """Events of it were given up or rejected."""
+
+    def drop(self, body: bytes | None, reason: str) -> None:
+        """An event was dropped."""
 
     def retrying(self, because: str, status: int | None, count: int) -> None:
         """It will be tried again."""
@@ -136,6 +148,7 @@ class Delivery:
             if not batch.entries or not self._road.mine():
                 return []  # a deadline wrote the outcome; or this is a stray copy of the sender in a child
             if start is None:
+                self._put_off(batch, 0.0)
                 self._give_up(batch, f"{because}; {OUT_OF_TIME}" if because else OUT_OF_TIME, status, cut_short=True)
                 return []
             if max(start, now) >= limit:
@@ -151,11 +164,18 @@ class Delivery:
             now = self._clock.monotonic()
             if verdict.hold is not None:
                 self._road.hold(now + verdict.hold)
+            if verdict.fate is Fate.GIVE_UP and verdict.for_now:
+                self._put_off(batch, self._policy.back_off(attempt, random))
             if verdict.fate is not Fate.RETRY:
                 return self._conclude(batch, verdict, answer)
             because, status = verdict.because, answer.status
+            self._tried_in_vain(batch)
             self._listener.retrying(because, status, len(batch.entries))
             patience.back_off(now + verdict.wait, self._road.closing_at())
+
+    def _tried_in_vain(self, batch: Batch) -> None:
+        if batch.is_kept():
+            self._road.try_in_vain()
 
     def _rest(self, seconds: float, closing: float) -> None:
         latch = self._road.begin_rest(closing)
@@ -168,6 +188,16 @@ class Delivery:
         self._road.count_request(again=attempt > 1)
         body = ENVELOPE[0] + b",".join(batch.bodies()) + ENVELOPE[1]
         return transport.post(body, self._road.answer_by())
+
+    def _put_off(self, batch: Batch, seconds: float) -> None:
+        """Give up what is safe in the spool only for now."""
+        if not batch.is_placed():
+            return
+        kept, gone = self._road.put_off(batch, seconds)
+        for entry in gone:
+            self._listener.drop(entry.body, "queue_full")
+        if kept:
+            self._log("put off", logging.WARNING, f"{len(kept)} events wait in the spool", count=len(kept))
 
     def _conclude(self, batch: Batch, verdict: Verdict, answer: Answer) -> list[Batch]:
         if verdict.fate is Fate.SPLIT and len(batch.entries) > 1:
@@ -187,7 +217,7 @@ class Delivery:
         )
         if not settled:
             return
-        self._spool.acknowledge(entry.body for entry in settled)
+        self._spool.acknowledge(entry.place for entry in settled)
         self._listener.success(response)
         if response.errors:
             first = response.errors[0]
@@ -198,7 +228,7 @@ class Delivery:
     def _reject_as_too_large(self, batch: Batch, verdict: Verdict, answer: Answer) -> None:
         settled = self._road.settle(batch, rejected=1)
         if settled:
-            self._spool.acknowledge(entry.body for entry in settled)
+            self._spool.acknowledge(entry.place for entry in settled)
             self._log("rejected", logging.WARNING, f"{verdict.because}, though it held one event only")
             self._listener.error(verdict.because, answer.status, [entry.body for entry in settled])
 
@@ -221,7 +251,7 @@ class Delivery:
         if not entries:
             return
         bodies = [entry.body for entry in entries]
-        self._spool.acknowledge(bodies)
+        self._spool.acknowledge(entry.place for entry in entries)
         kind = "key refused" if refused_key else "failed"
         self._log(kind, logging.ERROR, f"{because}; {len(bodies)} events are lost", count=len(bodies))
         self._listener.error(because, status, bodies)

@@ -7,13 +7,18 @@ steps of which one comes first, so no event is left behind by a thread that has 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import get_ident
+from typing import TYPE_CHECKING, Protocol
 
 from klime_mp._clock import NEVER, Clock, Latch, atomic
 from klime_mp._fork import getpid
 from klime_mp._queue import Batch, Entry, Queue
 from klime_mp._stats import Ledger, Stats
+
+if TYPE_CHECKING:
+    from klime_mp._spool import Place, Whose
 
 LINGER = 0.5  # seconds an idle thread stays for the next event
 START_PATIENCE = 0.5  # seconds after which a thread that was to start, and did not, is given up
@@ -21,12 +26,20 @@ START_AGAIN = 1.0  # seconds until the next attempt after the system refused a t
 MAX_BATCH_BODY = 10 * 1024 * 1024 - len('{"batch":[]}')
 
 
+class Opens(Protocol):
+    """What a flush waits for."""
+
+    def open(self) -> None:
+        """Let it look again; any thread may call this."""
+
+
 class Shift:
     """One run of the sending loop: by its own thread, or in a caller's (`here`, its ident) until `limit`."""
 
-    __slots__ = ("began", "busy_at", "expected_by", "here", "limit")
+    __slots__ = ("began", "busy_at", "expected_by", "here", "in_vain", "limit")
 
-    def __init__(self, now: float, *, here: int = 0, limit: float = NEVER) -> None:
+    def __init__(self, now: float, *, here: int = 0, limit: float = NEVER, in_vain: int = 0) -> None:
+        self.in_vain = in_vain
         self.busy_at = now
         self.expected_by = now + START_PATIENCE
         self.here = here
@@ -47,8 +60,16 @@ class Sleep:
 
 
 @dataclass(frozen=True)
+class Backlog:
+    """Fetch so many events, and so many bytes, of those that wait in the spool, and `load` them."""
+
+    max_events: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
 class Accepted:
-    """An event is in. These left the queue for it, oldest first; it may be one of them itself."""
+    """An event is in. These were dropped for it, oldest first; it may be one of them itself."""
 
     serial: int
     evicted: list[Entry]
@@ -80,6 +101,7 @@ class Dispatch:
         flush_interval: seconds an event waits for company.
         refusal: the reason all events are dropped for, None for a client that takes them.
         clock: time and locks.
+        holding: take events in without beginning a shift, until `release`.
     """
 
     def __init__(
@@ -91,6 +113,7 @@ class Dispatch:
         flush_interval: float,
         refusal: str | None,
         clock: Clock,
+        holding: bool = False,
     ) -> None:
         self._pid = getpid()
         self._lock = clock.lock()
@@ -104,11 +127,16 @@ class Dispatch:
         self._start_again_at = -NEVER
         self._asleep: Sleep | None = None  # the shift, for want of work
         self._resting: list[Latch] = []  # deliveries, for a back-off's or a Retry-After's sake
-        self._flush_mark = 0  # events up to this number do not wait for company
-        self._waiters: list[tuple[int, Latch]] = []  # flushes, and up to which event
+        self._flush_mark = 0.0  # events up to this number do not wait for company
+        self._waiters: list[tuple[float, Opens]] = []  # flushes, and up to which event
         self._closers: list[float] = []  # deadlines of the shutdowns under way
         self._hold_until = -NEVER
         self.cut_short = 0  # events that a shutdown gave up
+        self.holding = holding
+        self.in_vain = 0  # tries that failed, of events that are safe in the spool
+        self._backlog_at = -NEVER  # what waits in the spool is not tried before
+        self._backlog_is_next = True
+        self._failing = False  # the last try, of events that are safe
 
     # --- read without the lock: one value each
 
@@ -128,6 +156,15 @@ class Dispatch:
         """Nothing may be sent before this instant."""
         return self._hold_until
 
+    def fails(self) -> bool:
+        """Has the last try failed, of events that are safe in the spool, and is the next one still to come?"""
+        return self._failing and bool(self._resting or self._backlog_at > self._clock.monotonic())
+
+    def is_closed_for_good(self) -> bool:
+        """Was it shut down, and is nothing of it in memory any more?"""
+        queue = self._queue
+        return self.refusal == "shutdown" and queue.pending() == queue.on_disk + queue.adopted_on_disk + queue.let_go
+
     def working_here(self) -> bool:
         """Did a signal strike this very thread while it works the shift? It cannot wait for itself."""
         shift = self._shift
@@ -140,17 +177,17 @@ class Dispatch:
     # --- events
 
     @atomic
-    def accept(self, body: bytes) -> Accepted | Refused | Shift:
+    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused | Shift:
         """Take an event in; or a shift that has to be begun first, then ask again."""
         if self.refusal is not None:
             self._ledger.dropped[self.refusal] += 1
             return Refused(self.refusal)
         now = self._clock.monotonic()
         shift = self._shift
-        if (shift is None or shift.is_over(now)) and now >= self._start_again_at:
+        if (shift is None or shift.is_over(now)) and now >= self._start_again_at and not self.holding:
             shift = self._shift = Shift(now)
             return shift
-        evicted = self._queue.append(body, now)
+        evicted = self._queue.append(body, now, place)
         if evicted and self._waiters:
             self._let_flushes_go()
         asleep = self._asleep
@@ -183,7 +220,7 @@ class Dispatch:
         return self._queue.pending()
 
     @atomic
-    def unfinished(self, mark: int) -> bool:
+    def unfinished(self, mark: float) -> bool:
         """Is there an event up to `mark`, or its callback, that a flush would wait for?"""
         return self._queue.unfinished(mark)
 
@@ -195,24 +232,29 @@ class Dispatch:
     # --- the shift
 
     @atomic
-    def next_step(self, shift: Shift) -> Batch | Sleep | None:
+    def next_step(self, shift: Shift) -> Batch | Backlog | Sleep | None:
         """What whoever works `shift` does now; None: go home."""
         if self._shift is not shift:
             return None
         shift.began = True
         now = self._clock.monotonic()
-        if now >= shift.limit:
+        if now >= shift.limit or (shift.here and self.in_vain != shift.in_vain):
             self._shift = None
             return None
-        if self._queue.head() is None:
-            until = shift.busy_at + LINGER
-            if now >= until or shift.here:
-                self._shift = None
-                return None
-        else:
-            until = self._due(now)
-            if until <= now or shift.here:
-                return self._queue.take(self._max_batch_size, MAX_BATCH_BODY, shift)
+        until = shift.busy_at + LINGER if self._queue.head() is None else self._due(now)
+        is_due = self._queue.head() is not None and (until <= now or bool(shift.here))
+        backlog = self._queue.on_disk > 0 or (self._queue.adopted_on_disk > 0 and not self._closers)
+        if backlog and now >= self._backlog_at and (self._backlog_is_next or not is_due):
+            self._backlog_is_next = False
+            return Backlog(self._max_batch_size, MAX_BATCH_BODY)
+        if is_due:
+            self._backlog_is_next = True  # new events and old ones take turns
+            return self._queue.take(self._max_batch_size, MAX_BATCH_BODY, shift)
+        if self._queue.head() is None and not backlog and (shift.here or now >= until):
+            self._shift = None
+            return None
+        if backlog:
+            until = self._backlog_at if self._queue.head() is None else min(until, self._backlog_at)
         self._asleep = Sleep(self._clock.latch(), until)
         return self._asleep
 
@@ -240,7 +282,8 @@ class Dispatch:
     @atomic
     def work_here(self, limit: float) -> Shift:
         """A shift for the calling thread, in the place of one that may be there."""
-        shift = self._shift = Shift(self._clock.monotonic(), here=get_ident(), limit=limit)
+        shift = Shift(self._clock.monotonic(), here=get_ident(), limit=limit, in_vain=self.in_vain)
+        self._shift = shift
         return shift
 
     # --- deliveries
@@ -251,9 +294,70 @@ class Dispatch:
     ) -> list[Entry]:
         """Write an outcome, once; returns the events, none when they had one before."""
         entries = self._queue.settle(batch, delivered=delivered, rejected=rejected, failed=failed)
+        if delivered:
+            self._failing = False
         if cut_short:
             self.cut_short += len(entries)
         return entries
+
+    @atomic
+    def try_in_vain(self) -> None:
+        """A try has failed of events that are safe: flushes do not wait for them any longer."""
+        self._in_vain()
+
+    @atomic
+    def put_off(self, batch: Batch, seconds: float) -> tuple[list[Entry], list[Entry]]:
+        """Let what is in the spool wait there, for so many seconds. See `Queue.put_off`."""
+        kept, gone = self._queue.put_off(batch)
+        if kept or gone:
+            self._backlog_at = self._clock.monotonic() + seconds
+            self._in_vain()
+        return kept, gone
+
+    @atomic
+    def load(self, bodies: list[tuple[bytes, Place]], shift: Shift) -> Batch:
+        """What waited in the spool is in memory again, as a batch on its way."""
+        return self._queue.load(bodies, self._clock.monotonic(), shift)
+
+    @atomic
+    def pace(self, seconds: float) -> None:
+        """Leave the endpoint alone for so long before the next events out of the spool."""
+        self._backlog_at = max(self._backlog_at, self._clock.monotonic() + seconds)
+
+    @atomic
+    def nothing_waits(self, *, elsewhere: bool) -> int:
+        """The spool does not find what it was to keep: how many events?
+
+        Their file has gone, and they have failed; or, `elsewhere`, an exception struck between two books, and the next
+        owner of the file will find them.
+        """
+        queue, ledger = self._queue, self._ledger
+        lost = queue.on_disk + queue.adopted_on_disk
+        queue.on_disk = queue.adopted_on_disk = 0
+        if elsewhere:
+            ledger.handed_over += lost
+        else:
+            ledger.failed += lost
+        self._let_flushes_go()
+        return lost
+
+    @atomic
+    def take_over(self, count: int) -> None:
+        """So many events of a dead process wait in the spool now."""
+        self._ledger.adopted += count
+        self._queue.adopted_on_disk += count
+
+    @atomic
+    def drop_waiting(self, count: int, whose: Whose) -> None:
+        """So many events had to make room in the spool."""
+        self._ledger.dropped["queue_full"] += count
+        if whose == "ours":
+            self._queue.on_disk -= count
+        elif whose == "adopted":
+            self._queue.adopted_on_disk -= count
+        else:
+            self._ledger.adopted += count
+        self._let_flushes_go()
 
     @atomic
     def split(self, batch: Batch) -> list[Batch]:
@@ -308,11 +412,11 @@ class Dispatch:
         return self._queue.last_serial
 
     @atomic
-    def ask(self, mark: int, latch: Latch) -> Asked:
+    def ask(self, mark: float, latch: Opens) -> Asked:
         """Have all events up to `mark` sent without waiting for company; the latch opens when to ask again."""
         if not self._queue.unfinished(mark):
             return Asked(done=True)
-        self._flush_mark = max(self._flush_mark, mark)
+        self._flush_mark = max(self._flush_mark, min(mark, self._queue.last_serial))
         self._waiters.append((mark, latch))
         now = self._clock.monotonic()
         shift = self._shift
@@ -323,7 +427,7 @@ class Dispatch:
         return Asked(done=False, again_at=NEVER if shift.began else shift.expected_by)
 
     @atomic
-    def forget(self, mark: int, latch: Latch) -> None:
+    def forget(self, mark: float, latch: Opens) -> None:
         """A flush has stopped waiting."""
         if (mark, latch) in self._waiters:
             self._waiters.remove((mark, latch))
@@ -332,7 +436,8 @@ class Dispatch:
     def begin_closing(self, deadline: float, refusal: str | None) -> int:
         """From now on back-offs are cut to what fits before `deadline`; new events are refused if there is a reason.
 
-        Returns the number of the newest event: those up to it are this shutdown's.
+        Returns the number up to which events are this shutdown's: one above the newest, so that what is on its way out
+        of the spool is among them.
         """
         self._closers.append(deadline)
         if refusal is not None and self.refusal is None:
@@ -340,7 +445,7 @@ class Dispatch:
         self._wake()
         while self._resting:
             self._resting.pop().open()
-        return self._queue.last_serial
+        return self._queue.last_serial + 1
 
     @atomic
     def end_closing(self, deadline: float) -> None:
@@ -352,8 +457,8 @@ class Dispatch:
     def give_up(self, mark: int, deadline: float) -> list[Entry]:
         """The deadline has come: what is up to `mark` and has no outcome has failed; a late answer changes nothing.
 
-        Whoever still hangs in a request has lost its shift, and goes home when it comes back. Nothing is given up when
-        the client was restarted meanwhile.
+        What is in the spool waits there, rather than to fail. Whoever still hangs in a request has lost its shift, and
+        goes home when it comes back. Nothing is given up when the client was restarted meanwhile.
         """
         if deadline not in self._closers:
             return []
@@ -363,20 +468,45 @@ class Dispatch:
         for batch in self._queue.batches():
             if batch.first > mark:
                 continue
+            self._queue.put_off(batch)
             failed = self._queue.settle(batch, failed=len(batch.entries))
             if failed or batch is waiting:  # any other has its outcome already, and is in its callbacks
                 entries += failed
                 self._queue.finish(batch)
-        self.cut_short += len(entries)
+        self.cut_short += len(entries) + self._queue.on_disk
         self._let_flushes_go()
         return entries
 
     @atomic
+    def let_go(self) -> None:
+        """What waits in the spool is anybody's. It is pending still, but nobody here works on it."""
+        queue = self._queue
+        queue.let_go += queue.on_disk + queue.adopted_on_disk; queue.on_disk = queue.adopted_on_disk = 0  # noqa: E702 # fmt: skip
+
+    @atomic
     def reopen(self, refusal: str | None) -> None:
-        """Take events again, as after construction; what is pending stays."""
-        self.refusal = refusal
+        """Take events again, as after construction; what is pending stays, but for what a shutdown has let go of."""
+        self._ledger.handed_over += self._queue.let_go; self._queue.let_go = 0; self.refusal = refusal  # noqa: E702 # fmt: skip
         self._closers.clear()
+        self._failing = False
         self._start_again_at = -NEVER
+
+    # --- a process that only loads, and its workers
+
+    @atomic
+    def release(self, take: Callable[[], bool]) -> None:
+        """Send what is held if `take()` is true; if not, another process does."""
+        held = self._queue.last_serial
+        mine = take()
+        if self.holding:  # still: a signal handler that tracks may have been here
+            if not mine:
+                self._queue.hand_over(held)
+            self.holding = False
+
+    @atomic
+    def adopt(self, held: Queue) -> None:
+        """Deliver what the process that this one was forked from held; `held` is empty then."""
+        self._queue.adopt(held)
 
     # --- inside a step
 
@@ -389,10 +519,18 @@ class Dispatch:
             return now
         return head.since + self._flush_interval
 
+    def _in_vain(self) -> None:
+        self.in_vain += 1
+        self._failing = True
+        for _, latch in list(self._waiters):
+            latch.open()
+
     def _wake(self) -> None:
-        sleep, self._asleep = self._asleep, None
+        sleep = self._asleep
         if sleep is not None:
-            sleep.latch.open()
+            sleep.latch.open()  # first: a signal's exception may come between, and a latch may be opened twice
+            if self._asleep is sleep:
+                self._asleep = None
 
     def _let_flushes_go(self) -> None:
         for waiter in list(self._waiters):

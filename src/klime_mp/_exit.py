@@ -3,9 +3,12 @@
 A process registers its ways out when it first uses a client; importing this module has registered one before. Exit
 handlers run last-registered first: the early registration therefore runs late, and also catches what other people's
 exit handlers tracked. What is tracked later still, in handlers older than the import, has nobody left who would wait
-for it, so the call itself does. All of it shares one deadline, counted from the first handler that ran.
+for it, so the call itself does. All of it shares one allowance of time: what a handler has spent, the next one does not
+have. (Not a deadline counted from the first one: Celery's test worker, or a hook called in the wrong process, can make
+an end look near that is not, and the real one still needs its time.)
 
-Handlers are inherited by fork, and may run twice, in any order, and be interrupted: each run sends what is there.
+The ends that only a server knows are asked of `_host`. Handlers are inherited by fork, and may run twice, in any order,
+and be interrupted: each run sends what is there.
 """
 
 from __future__ import annotations
@@ -14,20 +17,32 @@ import atexit
 import sys
 import time
 import weakref
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from klime_mp import _hold, _host
 from klime_mp._clock import NEVER
 from klime_mp._fork import PerProcess
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # multiprocessing runs finalizers from the highest priority to the lowest, the negative ones after it has waited for
 # the process's own children: ours come late, as what others do there may track events.
 _FINALIZER_PRIORITY = -100
 
+# Handlers of one end follow each other closely. Seconds after which the next one belongs to another end.
+_ANOTHER_END = 10.0
+
+T = TypeVar("T")
+
 
 class Drains(Protocol):
     """What the exit asks of a sender."""
 
-    exit_timeout: float | None
+    @property
+    def exit_timeout(self) -> float | None:
+        """Seconds the exit may spend on it, None when it must not send by itself."""
 
     def has_work(self) -> bool:
         """Is anything pending?"""
@@ -41,24 +56,57 @@ class Drains(Protocol):
     def drain(self, deadline: float) -> bool:
         """Send what is pending by `deadline`, give up the rest."""
 
+    def tidy(self) -> None:
+        """Leave nothing behind on disk that is not needed."""
+
 
 class _Exit:
-    """One process's exit."""
+    """One process's exit: who has to be flushed, and how much time that has taken so far."""
 
     def __init__(self) -> None:
-        self.began: float | None = None
+        self.has_begun = False
         self.registered = False
         self.handlers_are_over = False
         self.known: weakref.WeakValueDictionary[int, Drains] = weakref.WeakValueDictionary()
         self.held: dict[int, Drains] = {}
+        self._spent = 0.0
+        self._since: float | None = None  # the outermost handler under way began then
+        self._left = -NEVER  # the last one ended then
+        self._depth = 0
 
-    def begin(self) -> float:
-        if self.began is None:
-            self.began = time.monotonic()
-        return self.began
+    def __enter__(self) -> Self:
+        """A handler runs: its time is counted, and handlers inside it, or beside it, share its deadline."""
+        now = time.monotonic()  # first: after it, nothing is called, and so nothing can strike
+        if self._since is None:
+            self._since = now
+            if now > self._left + _ANOTHER_END:
+                self._spent = 0.0
+        self._depth += 1
+        self.has_begun = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        self._depth -= 1
+        if self._depth <= 0 and self._since is not None:
+            self._spent += now - self._since
+            self._since = None
+            self._left = now
 
     def deadline(self, timeout: float) -> float:
-        return self.begin() + timeout
+        """When all handlers together have taken `timeout` seconds, if one of them runs now."""
+        return (time.monotonic() if self._since is None else self._since) + timeout - self._spent
+
+    def restart(self) -> None:
+        """The end that seemed near was none."""
+        self.has_begun = self.handlers_are_over = False
+        self._spent, self._since, self._depth = 0.0, None, 0
+
+    def release(self, busy: list[Drains]) -> None:
+        """Those that are held have nothing to do any more, these apart."""
+        for key, sender in list(self.held.items()):
+            if sender not in busy:
+                self.held.pop(key, None)
 
     def senders(self) -> list[Drains]:
         known = [reference() for reference in self.known.valuerefs()]
@@ -77,9 +125,14 @@ def know(sender: Drains) -> None:
     here = _exit.get()
     here.known[id(sender)] = sender
     if not here.registered:
-        here.registered = True
-        atexit.register(run)
-        _register_finalizer()
+        here.registered = True  # at once: a signal handler that tracks may strike in here
+        try:
+            atexit.register(run)
+            _register_finalizer()
+            _host.register_ways_out(run)
+        except BaseException:  # a signal's; the next first use does it all again, which does no harm
+            here.registered = False
+            raise
 
 
 def hold(sender: Drains) -> None:
@@ -92,20 +145,25 @@ def run() -> None:
 
     May be called any number of times; what is tracked afterwards needs another call.
     """
-    here = _exit.get()
-    here.begin()
-    while True:
-        busy = [(sender, sender.exit_timeout) for sender in here.senders() if sender.has_work()]
-        deadlines = [(sender, here.deadline(timeout)) for sender, timeout in busy if timeout is not None]
-        here.held = {id(sender): sender for sender, _ in busy}
-        if not deadlines:
-            return
-        _drain(deadlines)
-        if time.monotonic() >= max(deadline for _, deadline in deadlines):
-            return  # what is not done now (a callback that does not return) never will be
+    _hold.arrive()
+    with _exit.get() as here:
+        while True:
+            busy = [(sender, sender.exit_timeout) for sender in here.senders() if sender.has_work()]
+            deadlines = [(sender, here.deadline(timeout)) for sender, timeout in busy if timeout is not None]
+            here.release([sender for sender, _ in busy])
+            if not deadlines:
+                for sender in here.senders():
+                    sender.tidy()
+                return
+            if not _drain(deadlines) or time.monotonic() >= max(deadline for _, deadline in deadlines):
+                # What is not done now will not be done: a callback does not return, or has called this; the endpoint is
+                # down, and events stay in the spool.
+                return
 
 
-def _drain(deadlines: list[tuple[Drains, float]]) -> None:
+def _drain(deadlines: list[tuple[Drains, float]]) -> bool:
+    """Has any of them sent all it had?"""
+    drained = False
     try:
         # All begin at once, so that a client that hangs takes no time from the others. Those that no thread works for
         # take turns in this one.
@@ -113,23 +171,32 @@ def _drain(deadlines: list[tuple[Drains, float]]) -> None:
         for sender, deadline in deadlines:
             now = time.monotonic()
             turn = (deadline - now) / len(threadless) if sender in threadless else deadline - now
-            sender.drain(now + turn)
+            drained |= sender.drain(now + turn)
             if sender in threadless:
                 threadless.remove(sender)
     finally:
         for sender, deadline in deadlines:
             sender.relax(deadline)
+    return drained
 
 
 def restart() -> None:
     """The exit that seemed to have begun has not: another one will have its full time."""
-    _exit.get().began = None
+    _exit.get().restart()
 
 
-def latest_end(timeout: float) -> float:
-    """The deadline that a `timeout` in seconds means in an exit that has begun; NEVER before that."""
+def has_begun() -> bool:
+    """Has a handler run in this process?"""
     here = _exit.peek()
-    return NEVER if here is None or here.began is None else here.deadline(timeout)
+    return here is not None and here.has_begun
+
+
+def within(timeout: float, work: Callable[[float], T]) -> T:
+    """`work(deadline)` for a shutdown by `timeout` seconds; in an exit that has begun, as one of its handlers."""
+    if not has_begun():
+        return work(time.monotonic() + timeout)
+    with _exit.get() as here:
+        return work(min(time.monotonic() + timeout, here.deadline(timeout)))
 
 
 def no_more_threads() -> bool:
@@ -143,7 +210,8 @@ def handlers_are_over() -> bool:
     return here is not None and here.handlers_are_over
 
 
-def _run_last() -> None:
+def run_last() -> None:
+    """`run`, where no handler of ours comes after it: what is tracked from now on is sent by the call itself."""
     try:
         run()
     finally:
@@ -180,4 +248,4 @@ _anchor = _Anchor()
 
 # The first handler of ours to be registered is the last to run. Also for a program that first tracks in an exit handler
 # of its own, when registering has no effect any more.
-atexit.register(_run_last)
+atexit.register(run_last)

@@ -11,11 +11,20 @@ import os
 import weakref
 from collections.abc import Callable
 from os import getpid
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ["PerProcess", "getpid"]
+__all__ = ["PerProcess", "getpid", "tell"]
 
 T = TypeVar("T")
+
+
+class _Forgets(Protocol):
+    def forget(self) -> None: ...
+
+
+def tell(who: _Forgets) -> None:
+    """Have `who.forget()` called in every child that `os.fork` makes; refers to it weakly."""
+    _everyone[id(who)] = who
 
 
 class PerProcess(Generic[T]):
@@ -27,24 +36,29 @@ class PerProcess(Generic[T]):
     Args:
         make: called with the value of the process this one was forked from (None if it had none); must be cheap and
             without side effects, because two threads may call it at once and one result is then thrown away.
+        made: called once a process, with the value that was kept.
     """
 
-    __slots__ = ("__weakref__", "_inherited", "_latest", "_make", "_of")
+    __slots__ = ("__weakref__", "_inherited", "_latest", "_made", "_make", "_of")
 
-    def __init__(self, make: Callable[[T | None], T]) -> None:
+    def __init__(self, make: Callable[[T | None], T], made: Callable[[T], None] | None = None) -> None:
         self._make = make
+        self._made = made
         self._of: dict[int, T] = {}
         self._latest: T | None = None
         self._inherited: list[dict[int, T]] = []
-        _everyone[id(self)] = self
+        tell(self)
 
     def get(self) -> T:
         """This process's value, made now if need be."""
         try:
             return self._of[getpid()]
         except KeyError:
+            made = self._make(self._latest)
             # setdefault is one atomic step: threads that race here all get the same value.
-            value = self._latest = self._of.setdefault(getpid(), self._make(self._latest))
+            value = self._latest = self._of.setdefault(getpid(), made)
+            if value is made and self._made is not None:
+                self._made(value)
             return value
 
     def peek(self) -> T | None:
@@ -57,15 +71,18 @@ class PerProcess(Generic[T]):
         self._of = {}
 
 
-_everyone: weakref.WeakValueDictionary[int, PerProcess[Any]] = weakref.WeakValueDictionary()
+_everyone: weakref.WeakValueDictionary[int, _Forgets] = weakref.WeakValueDictionary()
 
 
 def _in_child() -> None:
     # valuerefs() is one step; iterating would fail when another thread adds to it.
     for reference in _everyone.valuerefs():
         holder = reference()
-        if holder is not None:
-            holder.forget()
+        try:
+            if holder is not None:
+                holder.forget()
+        except Exception:  # noqa: BLE001, S112 # at the limit of descriptors, say; the others still have to forget
+            continue
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -11,19 +11,27 @@ signal handler that raises, one that calls `track`, a finalizer run by the garba
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from klime_mp._clock import NEVER
 from klime_mp._stats import Ledger
+
+if TYPE_CHECKING:
+    from klime_mp._spool import Place
 
 
 class Entry(NamedTuple):
-    """An accepted event: its number in this process, when it was accepted (monotonic seconds), its JSON."""
+    """An accepted event: its number in this process, when it was accepted (monotonic seconds), its JSON.
+
+    `place` is where it is in the spool, if it is there.
+    """
 
     serial: int
     since: float
     body: bytes
+    place: Place | None = None
 
 
 class Batch:
@@ -46,20 +54,40 @@ class Batch:
         """The events' JSON, in order."""
         return [entry.body for entry in self.entries]
 
+    def is_placed(self) -> bool:
+        """Has any of them, or had it, a place in the spool?"""
+        return any(entry.place is not None for entry in self.entries)
+
+    def is_kept(self) -> bool:
+        """Is any of them in the spool?"""
+        return any(_is_safe(entry) for entry in self.entries)
+
 
 class Queue:
     """A deque bounded in events and in bytes that drops its oldest, and the batches taken from it.
 
-    The bounds count what is in memory, in flight included; what is in flight is never dropped.
+    The bounds count what is in memory, in flight included; what is in flight is never dropped. An event that is in the
+    spool is not dropped either: it leaves the memory, and is counted in `on_disk`.
     """
 
-    def __init__(self, ledger: Ledger, *, max_events: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        max_events: int,
+        max_bytes: int,
+        put_off: Callable[[Iterable[Place | None]], None] = lambda _places: None,
+    ) -> None:
         self._ledger = ledger
+        self._put_off = put_off  # tells the spool; does no I/O
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._waiting: deque[Entry] = deque()
         self._taken: set[Batch] = set()
         self._bytes = 0  # of all entries here, waiting or taken
+        self.on_disk = 0  # events without an outcome that are not in memory
+        self.adopted_on_disk = 0  # such events of other processes
+        self.let_go = 0  # such events that anybody may deliver, since a shutdown
         self.last_serial = 0
 
     def __len__(self) -> int:
@@ -72,24 +100,35 @@ class Queue:
 
     def pending(self) -> int:
         """Events without an outcome."""
-        return len(self._waiting) + self._in_flight()
+        return len(self._waiting) + self._in_flight() + self.on_disk + self.adopted_on_disk + self.let_go
 
-    def unfinished(self, mark: int) -> bool:
-        """Is any event numbered up to `mark` waiting, in flight, or in a callback? Sync calls' do not count."""
+    def unfinished(self, mark: float) -> bool:
+        """Is any event numbered up to `mark` waiting, in flight, or in a callback?
+
+        Sync calls' do not count, and what was adopted only when `mark` is `NEVER`.
+        """
         head = self.head()
-        if head is not None and head.serial <= mark:
+        if self.on_disk or (mark == NEVER and self.adopted_on_disk) or (head is not None and head.serial <= mark):
             return True
         return any(batch.first <= mark for batch in list(self._taken) if not batch.alone)
 
-    def append(self, body: bytes, now: float) -> list[Entry]:
-        """Accept an event; returns what had to be dropped for it, oldest first (it may be among them)."""
+    def append(self, body: bytes, now: float, place: Place | None = None) -> list[Entry]:
+        """Accept an event; returns what had to be dropped for it, oldest first (it may be among them).
+
+        What is in the spool leaves only the memory.
+        """
         self.last_serial = serial = self.last_serial + 1
-        entry, size, ledger = Entry(serial, now, body), len(body), self._ledger
+        entry, size, ledger = Entry(serial, now, body, place), len(body), self._ledger
         ledger.accepted += 1; self._bytes += size; self._waiting.append(entry)  # noqa: E702 # fmt: skip
         evicted: list[Entry] = []
         while self._waiting and self._over_the_bounds():
-            ledger.dropped["queue_full"] += 1; evicted.append(self._waiting.popleft())  # noqa: E702 # fmt: skip
-            self._bytes -= len(evicted[-1].body)
+            if not _is_safe(self._waiting[0]):
+                ledger.dropped["queue_full"] += 1; evicted.append(self._waiting.popleft())  # noqa: E702 # fmt: skip
+                self._bytes -= len(evicted[-1].body)
+            else:
+                self.on_disk += 1; put_off = self._waiting.popleft()  # noqa: E702 # fmt: skip
+                self._put_off([put_off.place])
+                self._bytes -= len(put_off.body)
         return evicted
 
     def take(self, max_events: int, max_bytes: int, owner: object = None) -> Batch:
@@ -164,6 +203,54 @@ class Queue:
         entries = batch.entries[::-1]
         batch.entries = []; self._waiting.extendleft(entries)  # noqa: E702 # fmt: skip
 
+    def prepare(self, append: Callable[[bytes], Place | None]) -> None:
+        """For `adopt`: number all that waits before an adopter's own events, and put it into his spool."""
+        self._waiting = deque(
+            entry._replace(serial=entry.serial - self.last_serial, place=append(entry.body)) for entry in self._waiting
+        )
+        self.last_serial = 0
+
+    def adopt(self, other: Queue) -> None:
+        """Move what waits in the parent's queue, which nobody else uses in this process, before all that is here."""
+        held, ledger = other._waiting, self._ledger
+        count, size = len(held), sum(len(entry.body) for entry in held)
+        newest_first = islice(iter(held.pop, None), count)
+        ledger.adopted += count; self._bytes += size; self._waiting.extendleft(newest_first)  # noqa: E702 # fmt: skip
+
+    def put_off(self, batch: Batch) -> tuple[list[Entry], list[Entry]]:
+        """Let what is in the spool wait there alone; what was in a part of it that had to make room is dropped.
+
+        Returns both; the rest stays in the batch.
+        """
+        kept: list[Entry] = []
+        gone: list[Entry] = []
+        rest: list[Entry] = []
+        for entry in batch.entries:  # each is looked at once: its file may have to make room meanwhile
+            (rest if entry.place is None else kept if entry.place.is_safe() else gone).append(entry)
+        adopted = sum(entry.place is not None and entry.place.segment.adopted for entry in kept)
+        own, size = len(kept) - adopted, sum(len(entry.body) for entry in kept + gone)
+        dropped, count = self._ledger.dropped, len(gone)
+        self.on_disk += own; self.adopted_on_disk += adopted; dropped["queue_full"] += count; self._bytes -= size; batch.entries = rest  # noqa: E501, E702 # fmt: skip
+        self._put_off([entry.place for entry in kept])
+        return kept, gone
+
+    def load(self, bodies: list[tuple[bytes, Place]], now: float, owner: object) -> Batch:
+        """A batch of events that waited in the spool."""
+        adopted = sum(place.segment.adopted for _, place in bodies)
+        # For another process's events no flush waits, but a shutdown that finds them on their way.
+        batch = Batch(owner=owner, first=self.last_serial + 1 if adopted else 0)
+        self._taken.add(batch)
+        entries = [Entry(0, now, body, place) for body, place in bodies]
+        own, size = len(entries) - adopted, sum(len(entry.body) for entry in entries)
+        self.on_disk -= own; self.adopted_on_disk -= adopted; self._bytes += size; batch.entries = entries  # noqa: E702 # fmt: skip
+        return batch
+
+    def hand_over(self, serial: int) -> None:
+        """Let go of what waits and is numbered up to `serial`: another process has it."""
+        ledger, rest = self._ledger, deque(entry for entry in self._waiting.copy() if entry.serial > serial)
+        count, size = len(self._waiting) - len(rest), self._bytes - sum(len(entry.body) for entry in rest)
+        ledger.handed_over += count; self._bytes -= size; self._waiting = rest  # noqa: E702 # fmt: skip
+
     def batches_of(self, owner: object) -> list[Batch]:
         """The batches that `owner` has not finished."""
         return [batch for batch in list(self._taken) if batch.owner is owner]
@@ -177,3 +264,8 @@ class Queue:
 
     def _over_the_bounds(self) -> bool:
         return len(self._waiting) + self._in_flight() > self._max_events or self._bytes > self._max_bytes
+
+
+def _is_safe(entry: Entry) -> bool:
+    """Is it in the spool as well?"""
+    return entry.place is not None and entry.place.is_safe()

@@ -45,6 +45,7 @@ class Verdict:
         wait: seconds of back-off before the next attempt.
         hold: seconds the endpoint asked everybody to wait (Retry-After), None when it did not ask.
         refused_key: the endpoint does not accept the write key.
+        for_now: given up after the last try of several; at another time it might succeed.
     """
 
     fate: Fate
@@ -52,6 +53,7 @@ class Verdict:
     wait: float = 0.0
     hold: float | None = None
     refused_key: bool = False
+    for_now: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class RetryPolicy:
         hold = parse_retry_after(answer.retry_after, wall)
         if attempt >= self.attempts:
             tries = "once" if attempt == 1 else f"{attempt} times"
-            return Verdict(Fate.GIVE_UP, f"{because}; tried {tries}", hold=hold)
+            return Verdict(Fate.GIVE_UP, f"{because}; tried {tries}", hold=hold, for_now=True)
         return Verdict(Fate.RETRY, because, wait=self.back_off(attempt, random) if hold is None else 0.0, hold=hold)
 
 

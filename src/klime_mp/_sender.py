@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING
 from klime_mp import _exit
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
-from klime_mp._dispatch import LINGER, Accepted, Dispatch, Refused, Shift, Sleep
+from klime_mp._dispatch import LINGER, START_AGAIN, Accepted, Backlog, Dispatch, Refused, Shift, Sleep
 from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
     from klime_mp._callbacks import Callbacks
     from klime_mp._log import RateLimitedLog
+    from klime_mp._queue import Batch
+    from klime_mp._spool import Place, Spool
     from klime_mp._transport import Transport
+
+
+# Seconds between two looks for files of processes that have died, while there is something to do.
+LOOK_INTERVAL = 5.0
 
 
 class Sender:
@@ -34,6 +40,7 @@ class Sender:
         callbacks: asked whether a caller is inside one.
         log: for what goes wrong.
         clock: time and latches.
+        spool: what of the events is on disk.
         exit_timeout: seconds the exit may spend on this client, None when it must not send by itself.
     """
 
@@ -45,6 +52,7 @@ class Sender:
         callbacks: Callbacks,
         log: RateLimitedLog,
         clock: Clock,
+        spool: Spool,
         exit_timeout: float | None,
     ) -> None:
         self.exit_timeout = exit_timeout
@@ -54,30 +62,46 @@ class Sender:
         self._callbacks = callbacks
         self._log = log
         self._clock = clock
+        self._spool = spool
+        self._look_at = -NEVER
+        self._has_adopted = False
 
-    def accept(self, body: bytes) -> Accepted | Refused:
+    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
         """Take an event in, with a thread there to send it (or none to be had)."""
         while True:
-            step = self._dispatch.accept(body)
+            step = self._dispatch.accept(body, place)
             if not isinstance(step, Shift):
                 return step
             self._begin(step)
 
-    def flush(self, deadline: float) -> bool:
-        """Wait until every event accepted before this call has its outcome and its callbacks have returned."""
+    def flush(self, deadline: float, mark: float | None = None) -> bool:
+        """Wait until every event accepted before this call has its outcome and its callbacks have returned.
+
+        False when the deadline comes first, or a try fails, or has just failed, of events that are safe in the spool.
+
+        Args:
+            deadline: the instant at which this returns at the latest.
+            mark: the number up to which events are waited for; None: the newest's.
+        """
         if self._callbacks.inside() or self._dispatch.working_here():
             return False
-        mark = self._dispatch.mark()
+        if mark is None:
+            mark = self._dispatch.mark()
+            if self._dispatch.fails() and self._dispatch.unfinished(mark):
+                return False
         if self._dispatch.in_step():
             # A signal handler that struck inside a step: until it returns, nobody else can make one.
             return not self._dispatch.unfinished(mark)
         work_here = _exit.no_more_threads()
+        in_vain = self._dispatch.in_vain
         while True:
             latch = self._clock.latch()
             try:
                 asked = self._dispatch.ask(mark, latch)
                 if asked.done:
                     return True
+                if self._dispatch.in_vain != in_vain:
+                    return False
                 if work_here or (asked.shift is not None and not self._begin(asked.shift)):
                     self._work_here(min(deadline, self._dispatch.closing_at()))
                     return not self._dispatch.unfinished(mark)
@@ -88,6 +112,31 @@ class Sender:
             finally:
                 self._dispatch.forget(mark, latch)
 
+    async def aflush(self, deadline: float) -> bool:
+        """`flush` for asyncio: it takes no thread, however many wait, and never sends in the event loop's."""
+        from klime_mp._aside import LoopLatch  # noqa: PLC0415 # loads asyncio, as whoever awaits this has done
+
+        if self._callbacks.inside() or self._dispatch.working_here():
+            return False
+        mark, in_vain = self._dispatch.mark(), self._dispatch.in_vain
+        if self._dispatch.fails() and self._dispatch.unfinished(mark):
+            return False
+        while True:
+            latch = LoopLatch()
+            try:
+                asked = self._dispatch.ask(mark, latch)
+                if asked.done:
+                    return True
+                now = self._clock.monotonic()
+                if self._dispatch.in_vain != in_vain or now >= deadline:
+                    return False
+                again_at = asked.again_at
+                if asked.shift is not None and not self._begin(asked.shift):
+                    again_at = now + START_AGAIN
+                await latch.wait(min(deadline, again_at) - now)
+            finally:
+                self._dispatch.forget(mark, latch)
+
     def has_work(self) -> bool:
         """Is anything here that a flush would wait for?"""
         return self._dispatch.has_work()
@@ -95,7 +144,7 @@ class Sender:
     def hurry(self, deadline: float) -> bool:
         """Let nothing that is pending wait for company, nor beyond `deadline`. False: no thread is there to send it."""
         self._dispatch.begin_closing(deadline, None)
-        return self._nudge()
+        return self.nudge()
 
     def relax(self, deadline: float) -> None:
         """The hurry is over."""
@@ -115,11 +164,26 @@ class Sender:
             return False
         try:
             mark = self._dispatch.begin_closing(deadline, refusal)
-            if not self.flush(deadline) and not self._dispatch.in_step():
+            if not self.flush(deadline, mark) and not self._dispatch.in_step():
                 self._delivery.report_failed(self._dispatch.give_up(mark, deadline), OUT_OF_TIME)
+            self.tidy()
         finally:
             self._dispatch.end_closing(deadline)
         return self._dispatch.cut_short == cut_short
+
+    def tidy(self) -> None:
+        """Leave no file without events, and after a shutdown none at all."""
+        self._spool.retire()
+        if self._dispatch.is_closed_for_good():
+            self._dispatch.let_go()
+            self._spool.let_go()
+
+    def nudge(self) -> bool:
+        """See to it that somebody works on what is pending. False: no thread is to be had."""
+        latch = self._clock.latch()
+        asked = self._dispatch.ask(NEVER, latch)
+        self._dispatch.forget(NEVER, latch)
+        return asked.shift is None or self._begin(asked.shift)
 
     def _begin(self, shift: Shift) -> bool:
         """Start the shift's thread; False when there is none to be had."""
@@ -132,7 +196,7 @@ class Sender:
                 raise
             _exit.hold(self)
             self._dispatch.no_thread(shift)
-            level = logging.DEBUG if _exit.latest_end(0) < NEVER else logging.WARNING  # at exit it is nothing special
+            level = logging.DEBUG if _exit.has_begun() else logging.WARNING  # at exit it is nothing special
             self._log("no thread", level, f"no thread could be started ({error}); a flush or the exit sends")
             return False
         return True
@@ -152,14 +216,14 @@ class Sender:
         try:
             transport = self._make_transport()
             while self._dispatch.mine():
+                self._look_for_the_dead()
                 step = self._dispatch.next_step(shift)
                 if step is None:
                     break
                 if isinstance(step, Sleep):
                     step.latch.wait(step.until - self._clock.monotonic())
                 else:
-                    self._delivery.deliver(step, transport, shift.limit)
-                    shift.busy_at = self._clock.monotonic()
+                    self._send(step, shift, transport)
         except Exception as error:  # no connection can be made (a missing CA bundle, no memory), or a defect of ours
             if raised_by_signal(error):
                 raise
@@ -172,12 +236,44 @@ class Sender:
                     transport.close()
                 if self._dispatch.end_shift(shift):
                     _exit.hold(self)  # an exception ended the shift: what is left is not forgotten
+                self.tidy()
         if failed and not shift.here:
-            self._nudge()  # what is left is tried again
+            self.nudge()  # what is left is tried again
 
-    def _nudge(self) -> bool:
-        """See to it that somebody works on what is pending. False: no thread is to be had."""
-        mark, latch = self._dispatch.mark(), self._clock.latch()
-        asked = self._dispatch.ask(mark, latch)
-        self._dispatch.forget(mark, latch)
-        return asked.shift is None or self._begin(asked.shift)
+    def _send(self, step: Batch | Backlog, shift: Shift, transport: Transport) -> None:
+        if isinstance(step, Backlog):
+            self._work_off(step, shift, transport)
+        else:
+            self._delivery.deliver(step, transport, shift.limit)
+        shift.busy_at = self._clock.monotonic()
+
+    def _work_off(self, step: Backlog, shift: Shift, transport: Transport) -> None:
+        """One batch out of the spool; then the endpoint has a rest for as long as that took."""
+        began = self._clock.monotonic()
+        try:
+            bodies = self._spool.next(step.max_events, step.max_bytes)
+        except OSError:
+            self._dispatch.pace(LOOK_INTERVAL)
+            return
+        if bodies:
+            self._delivery.deliver(self._dispatch.load(bodies, shift), transport, shift.limit)
+            self._dispatch.pace(self._clock.monotonic() - began)
+        else:
+            elsewhere = self._spool.has_unfinished()
+            lost = self._dispatch.nothing_waits(elsewhere=elsewhere)
+            if lost and not elsewhere:
+                self._log("spool", logging.ERROR, f"{lost} events have gone from the spool", count=lost)
+
+    def _look_for_the_dead(self) -> None:
+        """Take over what a process left that has died, a file at a time, and the next one when that is done."""
+        now = self._clock.monotonic()
+        if now >= self._look_at or (self._has_adopted and not self._spool.is_adopting()):
+            self._look_at = now + LOOK_INTERVAL
+            self._has_adopted = self.adopt() > 0
+
+    def adopt(self, pid: int | None = None) -> int:
+        """Take over one file of a dead process's, of any or of `pid`; how many events it had."""
+        count = self._spool.adopt(pid)
+        if count:
+            self._dispatch.take_over(count)
+        return count

@@ -1,36 +1,430 @@
 """The place of the spool on the road: where an event is also kept on disk until it has its outcome.
 
-Only the spool that keeps nothing exists so far. Whoever works with a spool calls these methods and never asks whether
-there is one.
+Two implementations of one small interface: memory only, and a folder of files (`_segment`). Whoever works with a spool
+calls these methods and never asks whether there is one. An event on disk is in memory as well, or it waits: then its
+place is all that this process knows of it.
+
+Bookkeeping is behind a lock that is never held during I/O. None of the methods but `next` raises because of the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+
+from klime_mp import _segment
+from klime_mp._clock import NEVER, Clock, atomic
+from klime_mp._ranges import Ranges
+from klime_mp._segment import Segment
+
+if TYPE_CHECKING:
+    from klime_mp._config import Config
+    from klime_mp._log import RateLimitedLog
+
+SEGMENT_BYTES = 8 * 1024 * 1024
+SEGMENTS = 8  # a spool's bound is at least so many files, so that dropping the oldest leaves most
+DISK_PATIENCE = 30.0  # seconds until a disk that failed is tried again
+
+
+# Of a file that had to make room: this process's own; a dead one's, taken over before; or a dead one's that nobody had.
+Whose: TypeAlias = Literal["ours", "adopted", "nobody's"]
+
+
+class Place(NamedTuple):
+    """Where an event is on disk."""
+
+    segment: Segment
+    number: int
+
+    def is_safe(self) -> bool:
+        """Is it still there? The file may have had to make room."""
+        return not self.segment.is_given_up()
 
 
 class Spool(Protocol):
     """What the road asks of a spool."""
 
-    def append(self, body: bytes) -> None:
-        """Keep an event; called before `track` returns."""
+    def append(self, body: bytes) -> Place | None:
+        """Keep an event; called before `track` returns. None: it is in memory only."""
 
-    def acknowledge(self, bodies: Iterable[bytes]) -> None:
+    def acknowledge(self, places: Iterable[Place | None]) -> None:
         """Let go of events that have their outcome."""
 
-    def adopt(self, pid: int) -> None:
-        """Take over what the dead process `pid` left."""
+    def put_off(self, places: Iterable[Place | None]) -> None:
+        """These are no longer in memory: they wait on disk."""
+
+    def next(self, max_events: int, max_bytes: int) -> list[tuple[bytes, Place]]:
+        """The oldest events that wait on disk, back into memory; empty when there are none to be found.
+
+        Raises OSError when the disk cannot be read now.
+        """
+
+    def adopt(self, pid: int | None = None) -> int:
+        """Take over a file of a dead process (`pid`, or any); how many events it has, which wait on disk now."""
+
+    def is_adopting(self) -> bool:
+        """Is there such a file, not yet done with?"""
+
+    def has_unfinished(self) -> bool:
+        """Is there a file of this process's with an event that is not done?"""
+
+    def retire(self) -> None:
+        """There is nothing to do for now: leave no empty file."""
+
+    def let_go(self) -> None:
+        """What waits on disk is anybody's from now on."""
+
+    def forget(self) -> None:
+        """In a child that was forked without Python's knowledge: these are the parent's files."""
 
 
 class NoSpool:
     """Memory only: nothing is kept, nothing survives the process."""
 
-    def append(self, body: bytes) -> None:
+    def append(self, body: bytes) -> Place | None:  # noqa: ARG002 # the interface's
         """Keep nothing."""
+        return None
 
-    def acknowledge(self, bodies: Iterable[bytes]) -> None:
+    def acknowledge(self, places: Iterable[Place | None]) -> None:
         """There is nothing to let go of."""
 
-    def adopt(self, pid: int) -> None:
+    def put_off(self, places: Iterable[Place | None]) -> None:
+        """Nothing can be put off."""
+
+    def next(self, max_events: int, max_bytes: int) -> list[tuple[bytes, Place]]:  # noqa: ARG002 # as above
+        """Nothing waits."""
+        return []
+
+    def adopt(self, pid: int | None = None) -> int:  # noqa: ARG002 # as above
         """A dead process's memory cannot be read."""
+        return 0
+
+    def is_adopting(self) -> bool:
+        """As nothing is adopted."""
+        return False
+
+    def has_unfinished(self) -> bool:
+        """There is none."""
+        return False
+
+    def retire(self) -> None:
+        """There are no files."""
+
+    def let_go(self) -> None:
+        """Nothing is held."""
+
+    def forget(self) -> None:
+        """Nothing was inherited."""
+
+
+class DiskSpool:
+    """The files of one client in one process, in the folder that all clients of one key and endpoint share.
+
+    Args:
+        base: `spool_dir`.
+        config: `spool_max_bytes`, and what names the folder.
+        log: for a disk that fails.
+        clock: time and locks.
+        dropped: called with the waiting events of a file that had to make room, how many they were, and whose.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        config: Config,
+        log: RateLimitedLog,
+        clock: Clock,
+        dropped: Callable[[list[bytes], int, Whose], None],
+    ) -> None:
+        self._base = os.path.abspath(base)  # noqa: PTH100 # no path objects in what every fork inherits
+        self.folder = folder_of(self._base, config)
+        self._max_bytes = config.spool_max_bytes
+        self._segment_bytes = max(1, min(SEGMENT_BYTES, config.spool_max_bytes // SEGMENTS))
+        self._log = log
+        self._clock = clock
+        self._lock = clock.lock()
+        self._dropped = dropped
+        self._current: Segment | None = None
+        self._segments: list[Segment] = []  # oldest first; adopted ones before all others
+        self._try_again_at = -NEVER
+        self._candidates: list[str] = []  # files that may be a dead process's, the oldest last
+
+    # --- an event's way through
+
+    def append(self, body: bytes) -> Place | None:
+        """See `Spool`. A disk that fails costs one log line, and is left alone for a while."""
+        if self._clock.monotonic() < self._try_again_at:
+            return None
+        try:
+            place = self._issue(len(body))
+            while place is None:
+                self._begin_segment()
+                place = self._issue(len(body))
+        except OSError as error:
+            self._fail(error)
+            return None
+        try:
+            place.segment.write(_segment.line(place.number, body))
+        except OSError as error:
+            self._fail(error)
+            if self._finish(place.segment, 1):
+                place.segment.remove()
+            return None
+        return place
+
+    def acknowledge(self, places: Iterable[Place | None]) -> None:
+        """See `Spool`."""
+        for segment, numbers in _by_segment(places):
+            try:
+                if self._finish(segment, len(numbers)):
+                    segment.remove()
+                else:
+                    segment.write_done(numbers)
+            except OSError as error:
+                self._fail(error)
+
+    def put_off(self, places: Iterable[Place | None]) -> None:
+        """See `Spool`."""
+        for segment, numbers in _by_segment(places):
+            segment.wait(numbers)
+
+    def next(self, max_events: int, max_bytes: int) -> list[tuple[bytes, Place]]:
+        """See `Spool`."""
+        failed: OSError | None = None
+        for segment in list(self._segments):
+            if not segment.has_waiting():
+                continue
+            try:
+                found = segment.read(max_events, max_bytes)
+            except OSError as error:
+                failed = error
+                continue
+            if found:
+                return [(record.body, Place(segment, record.number)) for record in found]
+            # It has lost what it is said to have.
+            if self._finish(segment, segment.forget_waiting()):
+                segment.remove()
+        if failed is not None:
+            self._log("spool", logging.ERROR, f"the spool cannot be read: {failed}; it is tried again")
+            raise failed
+        return []
+
+    # --- files
+
+    def adopt(self, pid: int | None = None) -> int:
+        """See `Spool`. One file at a time: the rest of a large backlog may be another process's."""
+        self._look_after_the_current()
+        if pid is None and self.is_adopting():
+            return 0
+        # A large folder is listed once for all its files, not for each of them.
+        if pid is not None or not self._candidates:
+            self._candidates = names(self.folder)[::-1]
+        while self._candidates:
+            name = self._candidates.pop()
+            if pid is not None and not name.startswith(f"{pid}-"):
+                continue
+            segment = Segment.take_over(self.folder, name)
+            if segment is None:
+                continue
+            if segment.damaged:
+                damaged = f"{segment.damaged} damaged lines in the spool were skipped"
+                self._log("damaged", logging.WARNING, damaged, count=segment.damaged)
+            if segment.has_waiting():
+                self._insert(segment)
+                return segment.issued
+            segment.remove()
+        return 0
+
+    def is_adopting(self) -> bool:
+        """See `Spool`."""
+        return any(segment.adopted for segment in list(self._segments))
+
+    def has_unfinished(self) -> bool:
+        """See `Spool`."""
+        return any(segment.finished < segment.issued for segment in list(self._segments))
+
+    def retire(self) -> None:
+        """See `Spool`."""
+        for segment in self._take_done():
+            segment.remove()
+
+    def let_go(self) -> None:
+        """See `Spool`."""
+        for segment in self._take_all():
+            segment.close()
+
+    def forget(self) -> None:
+        """See `Spool`."""
+        for segment in self._segments:
+            segment.forget()
+
+    def _begin_segment(self) -> None:
+        """Open the next file. Raises OSError."""
+        make_folder(self._base, self.folder)
+        self._make_room()
+        segment = Segment.create(self.folder)
+        if not self._install(segment):
+            segment.remove()  # another thread was faster
+        for done in self._take_done(but=self._current):
+            done.remove()
+
+    def _make_room(self) -> None:
+        """Delete the oldest files until there is room for one more; siblings' apart. Raises OSError."""
+        while used(self.folder) + self._segment_bytes > self._max_bytes:
+            segment = self._take_oldest()
+            whose: Whose = "nobody's" if segment is None else "adopted" if segment.adopted else "ours"
+            segment = segment or self._oldest_of_the_dead()
+            if segment is None:
+                raise OSError(f"the spool is full: {self._max_bytes} bytes, of processes that are alive")
+            bodies = segment.all_waiting()
+            count = segment.forget_waiting()
+            segment.remove()
+            if count:
+                self._dropped(bodies, count, whose)
+
+    def _oldest_of_the_dead(self) -> Segment | None:
+        for name in names(self.folder):
+            segment = Segment.take_over(self.folder, name)
+            if segment is not None:
+                return segment
+        return None
+
+    def _look_after_the_current(self) -> None:
+        """A file that somebody has deleted keeps nothing: the next event begins another one."""
+        current = self._current
+        if current is not None and not current.is_there():
+            self._abandon(current)
+
+    def _fail(self, error: OSError) -> None:
+        self._try_again_at = self._clock.monotonic() + DISK_PATIENCE
+        self._log("spool", logging.ERROR, f"the spool does not work, events are kept in memory only: {error}")
+
+    # --- the bookkeeping: each a step
+
+    @atomic
+    def _issue(self, size: int) -> Place | None:
+        """A place for an event in the current file, None when there has to be another one."""
+        segment = self._current
+        if segment is None or segment.size >= self._segment_bytes:
+            return None
+        segment.size += size + LINE_OVERHEAD
+        segment.issued += 1
+        return Place(segment, segment.issued)
+
+    @atomic
+    def _install(self, segment: Segment) -> bool:
+        if self._current is not None and self._current.size < self._segment_bytes:
+            return False
+        self._segments.append(segment)
+        self._current = segment
+        return True
+
+    @atomic
+    def _insert(self, segment: Segment) -> None:
+        self._segments.insert(0, segment)
+
+    @atomic
+    def _abandon(self, segment: Segment) -> None:
+        if self._current is segment:
+            self._current = None
+
+    @atomic
+    def _finish(self, segment: Segment, count: int) -> bool:
+        """So many of its events are done. Is the file done with?"""
+        segment.finished += count
+        if segment.finished < segment.issued or segment is self._current or segment not in self._segments:
+            return False
+        self._segments.remove(segment)
+        return True
+
+    @atomic
+    def _take_done(self, but: Segment | None = None) -> list[Segment]:
+        done = [each for each in self._segments if each.finished >= each.issued and each is not but]
+        self._segments = [segment for segment in self._segments if segment not in done]
+        if self._current in done:
+            self._current = None
+        return done
+
+    @atomic
+    def _take_all(self) -> list[Segment]:
+        every, self._segments, self._current = self._segments, [], None
+        return every
+
+    @atomic
+    def _take_oldest(self) -> Segment | None:
+        """The oldest file but the current one."""
+        for segment in self._segments:
+            if segment is not self._current:
+                self._segments.remove(segment)
+                return segment
+        return None
+
+
+LINE_OVERHEAD = 20  # bytes, about: an event's number and checksum
+
+
+def folder_of(base: str, config: Config) -> str:
+    """The folder, in `spool_dir`, of the events for one key at one endpoint."""
+    named = hashlib.sha256(f"{config.write_key}\n{config.endpoint}".encode()).hexdigest()[:16]
+    return os.path.join(base, named)  # noqa: PTH118 # see DiskSpool
+
+
+def make_folder(base: str, folder: str) -> None:
+    """Make it, for our eyes only. Raises OSError, also when it is not a folder of ours."""
+    if not hasattr(os, "geteuid"):
+        raise OSError("this system has no record locks")
+    os.makedirs(base, 0o700, exist_ok=True)  # noqa: PTH103 # see DiskSpool
+    try:
+        os.mkdir(folder, 0o700)  # noqa: PTH102 # see DiskSpool
+    except FileExistsError:
+        pass
+    if not _is_ours(folder):
+        raise PermissionError(f"{folder} has to be a folder of ours that nobody else may write to")
+
+
+def _is_ours(folder: str) -> bool:
+    """Is it a folder, no symbolic link, of this user's, that nobody else may write to? Raises OSError."""
+    found = os.lstat(folder)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def names(folder: str) -> list[str]:
+    """The spool's files in a folder, oldest first; none when there is no such folder of ours."""
+    try:
+        if not _is_ours(folder):
+            return []
+        with os.scandir(folder) as entries:
+            aged = [(_modified(entry), entry.name) for entry in entries if _segment.NAME.fullmatch(entry.name)]
+    except OSError:
+        return []
+    return [name for _, name in sorted(aged)]
+
+
+def _modified(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_mtime_ns
+    except OSError:  # it has just gone
+        return 0
+
+
+def used(folder: str) -> int:
+    """Bytes that the spool's files take."""
+    total = 0
+    for name in names(folder):
+        try:
+            total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 # see DiskSpool
+        except OSError:  # it has just gone
+            pass
+    return total
+
+
+def _by_segment(places: Iterable[Place | None]) -> list[tuple[Segment, Ranges]]:
+    numbers: dict[Segment, Ranges] = {}
+    for place in places:
+        if place is not None:
+            numbers.setdefault(place.segment, Ranges()).add(place.number)
+    return list(numbers.items())

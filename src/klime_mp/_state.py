@@ -9,28 +9,30 @@ import encodings.idna  # noqa: F401 # needed for host names; first imported in t
 import logging
 from typing import TYPE_CHECKING, Any
 
-from klime_mp import _event, _exit
+from klime_mp import _event, _exit, _host
 from klime_mp._alone import AloneRoad, Outcome
 from klime_mp._aside import Aside
 from klime_mp._callbacks import Callbacks
-from klime_mp._clock import Clock
+from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import Delivery
 from klime_mp._dispatch import Dispatch, Refused
 from klime_mp._encoding import decode
 from klime_mp._fork import getpid
+from klime_mp._hold import Claim, Hold
 from klime_mp._log import RateLimitedLog
 from klime_mp._queue import Batch, Queue
 from klime_mp._response import BatchResponse
 from klime_mp._retry import RetryPolicy
 from klime_mp._sender import Sender
 from klime_mp._signals import raised_by_signal
-from klime_mp._spool import NoSpool, Spool
+from klime_mp._spool import DiskSpool, NoSpool, Spool
 from klime_mp._stats import Ledger, Stats
 from klime_mp._transport import Transport
 from klime_mp.exceptions import InvalidEventError, SendError
 
 if TYPE_CHECKING:
     from klime_mp._config import Config
+    from klime_mp._spool import Whose
 
 # How much longer than its deadline a sync call waits for the thread that knows why there was no answer.
 _GRACE = 0.05
@@ -39,8 +41,11 @@ _GRACE = 0.05
 class ProcessState:
     """A client's share of this process. Making one makes no thread, file or connection."""
 
-    def __init__(self, config: Config, *, closed: bool = False, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, *, parents: ProcessState | None = None, clock: Clock | None = None) -> None:
+        """`parents` is the state of the process this one was forked from: a child of a closed client is closed."""
         clock = clock or Clock()
+        closed = parents is not None and parents.closed
+        only_loads = _host.only_loads()
         ledger = Ledger()
         self.pid = getpid()
         self._config = config
@@ -49,14 +54,24 @@ class ProcessState:
         self._callbacks = Callbacks(config, self._log)
         self._policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
         self._refusal = None if config.enabled else "disabled"
+        # In a process that only loads nothing is written: every worker would inherit the file.
         self._spool: Spool = NoSpool()
+        if config.spool_dir is not None and not only_loads:
+            self._spool = DiskSpool(config.spool_dir, config, self._log, clock, self._make_room)
+        self._queue = Queue(
+            ledger,
+            max_events=config.max_queue_size,
+            max_bytes=config.max_queue_bytes,
+            put_off=self._spool.put_off,
+        )
         self._dispatch = Dispatch(
-            Queue(ledger, max_events=config.max_queue_size, max_bytes=config.max_queue_bytes),
+            self._queue,
             ledger,
             max_batch_size=config.max_batch_size,
             flush_interval=config.flush_interval / 1000.0,
             refusal="shutdown" if closed else self._refusal,
             clock=clock,
+            holding=only_loads,
         )
         self._sender = Sender(
             self._dispatch,
@@ -65,14 +80,40 @@ class ProcessState:
             self._callbacks,
             self._log,
             clock,
+            self._spool,
             config.shutdown_timeout / 1000.0 if config.flush_on_shutdown else None,
         )
-        _exit.know(self._sender)
+        self._road: Sender | Hold = Hold(self._sender, self._dispatch) if only_loads else self._sender
+        self._parents = parents
+        _exit.know(self._road)
 
     @property
     def closed(self) -> bool:
         """Was the client shut down?"""
         return self._dispatch.refusal == "shutdown"
+
+    @property
+    def held(self) -> tuple[Queue, Claim] | None:
+        """What this process keeps for its workers, and the right to it."""
+        return (self._queue, self._road.claim) if self._dispatch.holding and isinstance(self._road, Hold) else None
+
+    def arrive(self) -> None:
+        """This process may be the worker that delivers what the one that loaded the program held. Idempotent."""
+        if isinstance(self._road, Hold) and self._road.holds():
+            return
+        if self._parents is not None:
+            self._parents.leave_files()
+            if self._parents.held is not None and _host.is_worker():
+                queue, claim = self._parents.held
+                if claim.take():
+                    queue.prepare(self._spool.append)
+                    self._dispatch.adopt(queue)
+        if self._dispatch.has_work():
+            self._sender.nudge()
+
+    def leave_files(self) -> None:
+        """In a child: close what it inherited of this state's files."""
+        self._spool.forget()
 
     def submit(self, kind: str, **arguments: Any) -> str | None:
         """An async call: the messageId when the event was accepted."""
@@ -105,29 +146,42 @@ class ProcessState:
 
     def flush(self, timeout_ms: float | None) -> bool:
         """See `Client.flush`."""
-        return self._sender.flush(self._clock.deadline(timeout_ms))
+        return self._road.flush(self._clock.deadline(timeout_ms))
+
+    async def aflush(self, timeout_ms: float | None) -> bool:
+        """See `Client.aflush`."""
+        if self.waits_for_nobody():
+            return self.flush(0)
+        return await self._sender.aflush(self._clock.deadline(timeout_ms))
 
     def shutdown(self, timeout_ms: float | None) -> bool:
         """See `Client.shutdown`."""
         if timeout_ms is None:
             timeout_ms = self._config.shutdown_timeout
-        deadline = min(self._clock.deadline(timeout_ms), _exit.latest_end(timeout_ms / 1000.0))
-        in_time = self._sender.drain(deadline, "shutdown")
+        self._clock.deadline(timeout_ms)  # which checks it
+        in_time = _exit.within(max(0.0, timeout_ms / 1000.0), lambda end: self._road.drain(end, "shutdown"))
         self._log.summarise()
         return in_time
 
-    def in_callback(self) -> bool:
-        """Is this thread inside `on_error` or `on_success`?"""
-        return self._callbacks.inside()
+    def waits_for_nobody(self) -> bool:
+        """Does a flush return at once, as inside `on_error` or `on_success`, or where nothing is sent?"""
+        return self._callbacks.inside() or (isinstance(self._road, Hold) and self._road.holds())
 
     def restart(self) -> None:
         """See `Client.restart`."""
         _exit.restart()
         self._dispatch.reopen(self._refusal)
 
-    def adopt(self, pid: int) -> None:
-        """Take over what the dead process `pid` left in the spool."""
-        self._spool.adopt(pid)
+    def flush_adopted(self, timeout_ms: float | None) -> bool:
+        """`flush` for everything in this process, also what dead ones left."""
+        return self._road.flush(self._clock.deadline(timeout_ms), NEVER)
+
+    def adopt(self, pid: int | None = None) -> int:
+        """Take over a file that the dead process `pid`, or any, left in the spool; how many events it had."""
+        count = self._sender.adopt(pid)
+        if count:
+            self._sender.nudge()
+        return count
 
     def pending(self) -> int:
         """Events without an outcome."""
@@ -176,29 +230,35 @@ class ProcessState:
         return changed, _event.to_json(changed)
 
     def _enqueue(self, kind: str, message_id: str, body: bytes) -> str | None:
-        self._spool.append(body)
-        answer = self._sender.accept(body)
+        place = self._spool.append(body) if self._dispatch.refusal is None else None
+        answer = self._road.accept(body, place)
         if isinstance(answer, Refused):
-            self._spool.acknowledge([body])
+            self._spool.acknowledge([place])
             level = logging.WARNING if answer.reason == "shutdown" else logging.DEBUG
             self._log(answer.reason, level, f"{kind} was dropped: the client is {_STATES[answer.reason]}")
             self._callbacks.drop(body, answer.reason)
             return None
         if answer.evicted:
-            bodies = [entry.body for entry in answer.evicted]
-            self._spool.acknowledge(bodies)
-            count = len(bodies)
-            self._log(
-                "queue_full", logging.WARNING, f"the queue is full: {count} of the oldest events dropped", count=count
-            )
-            for evicted in bodies:
-                self._callbacks.drop(evicted, "queue_full")
-            if any(evicted is body for evicted in bodies):
+            dropped = [entry.body for entry in answer.evicted]
+            self._say_dropped(dropped, len(dropped), "queue")
+            if any(each is body for each in dropped):
                 return None
-        if _exit.handlers_are_over() and self._sender.exit_timeout is not None:
+        if _exit.handlers_are_over() and self._road.exit_timeout is not None:
             # Nobody comes after us who would wait for this event.
-            self._sender.drain(_exit.latest_end(self._sender.exit_timeout))
+            _exit.within(self._road.exit_timeout, self._road.drain)
         return message_id
+
+    def _make_room(self, bodies: list[bytes], count: int, whose: Whose) -> None:
+        """The spool was full: these waited longest, and are gone."""
+        self._dispatch.drop_waiting(count, whose)
+        self._say_dropped(bodies, count, "spool")
+
+    def _say_dropped(self, bodies: list[bytes], count: int, what: str) -> None:
+        self._log(
+            "queue_full", logging.WARNING, f"the {what} is full: {count} of the oldest events dropped", count=count
+        )
+        for body in bodies:
+            self._callbacks.drop(body, "queue_full")
 
     def _drop(self, kind: str, drop: _Dropped) -> None:
         self._dispatch.drop(drop.reason)
@@ -237,8 +297,10 @@ class ProcessState:
             finally:
                 transport.close()
 
-        if self._dispatch.in_step() or _exit.no_more_threads():
-            send()  # in a signal handler that struck inside a step, no other thread could make one
+        if self._dispatch.in_step() or self._dispatch.holding or _exit.no_more_threads():
+            # In a signal handler that struck inside a step, no other thread could make one; and a process that only
+            # loads shall have none.
+            send()
             return
         aside = Aside(send)
         in_time = aside.wait(deadline + _GRACE - self._clock.monotonic())

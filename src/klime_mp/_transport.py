@@ -1,12 +1,14 @@
 """Exactly one POST, its answer as a value. Knows no threads, never raises, retries nothing.
 
-Two things of `requests` and urllib3 are replaced, because they do not fit a process that forks or has to end in time:
+Three things of `requests` and urllib3 are replaced, because they do not fit a process that forks or has to end in time:
 
 * a pool's queue. urllib3 drains it in a finalizer, also at exit, also in a forked child, and `queue.LifoQueue` has a
   lock that the parent may have held at the fork. A transport is used by one thread at a time and needs no lock.
 * reading the answer. A socket timeout counts per `recv`, so an endpoint that drips bytes is never late. Here each
   `recv` gets what is left until a deadline. (Not covered: `getaddrinfo`, which knows no timeout. Whoever must end in
   time does not wait for this module, but beside it.)
+* the connecting. A child of `os.fork` gets its parent's socket as well, and where gevent has patched the parent, the
+  greenlet that waits for the answer, too. So in a child the socket is cut off.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import functools
 import http.client
 import io
+import os
 import queue
 import re
 from collections.abc import Callable
@@ -26,6 +29,8 @@ from requests.auth import AuthBase
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from klime_mp._clock import NEVER, Clock
+from klime_mp._descriptor import Descriptor
+from klime_mp._fork import getpid, tell
 from klime_mp._signals import raised_by_signal
 from klime_mp._version import __version__
 
@@ -60,7 +65,7 @@ class Transport:
         self._session.auth = _Bearer(config.write_key)
         self._session.headers["User-Agent"] = f"klime-mp/{__version__} {requests.utils.default_user_agent()}"
         self._session.headers["Content-Type"] = "application/json"
-        adapter = _Adapter(self._budget)
+        adapter = _Adapter(self._budget, _Wire())
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
@@ -166,6 +171,35 @@ class _BudgetedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_BudgetedReader(sock, self.fp.detach(), budget))
 
 
+class _Wire:
+    """The socket of a transport, made useless in every child that inherits it."""
+
+    def __init__(self) -> None:
+        self._pid = getpid()
+        self._socket: Descriptor | None = None
+        tell(self)
+
+    def connected(self, sock: Any) -> Any:
+        """A new socket; in a child, a connection that its parent began to make."""
+        if getpid() != self._pid:
+            sock.close()
+            raise ConnectionAbortedError("the process was forked while it connected")
+        self._socket = Descriptor(sock.fileno())
+        return sock
+
+    def forget(self) -> None:
+        """In a child: whatever reads and writes there now, in this process, finds nothing and harms nobody."""
+        # By number: a TLS handshake that is under way has taken the number out of the socket's object.
+        if self._socket is not None and self._socket.is_open():
+            try:
+                nothing = os.open(os.devnull, os.O_RDWR)
+            except OSError:  # at the limit of descriptors, or without a /dev
+                os.close(self._socket.number)
+                return
+            os.dup2(nothing, self._socket.number, inheritable=False)
+            os.close(nothing)
+
+
 class _Stack:
     """The part of `queue.LifoQueue` that urllib3 uses, without its lock."""
 
@@ -192,10 +226,14 @@ class _Budgeted:
 
     QueueCls = _Stack
     budget: _Budget
+    wire: _Wire
 
     def _new_conn(self) -> Any:
         connection = super()._new_conn()  # type: ignore[misc] # of the pool that this is mixed into
         connection.response_class = functools.partial(_BudgetedResponse, self.budget)
+        # Must not refer to the pool: nobody would ever close a pool whose connection refers to it.
+        connect, wire = connection._new_conn, self.wire  # noqa: SLF001 # the step that makes the socket, before any TLS
+        connection._new_conn = lambda: wire.connected(connect())  # noqa: SLF001 # as above
         return connection
 
     def _get_conn(self, timeout: float | None = None) -> Any:
@@ -217,8 +255,9 @@ class _Tls(_Budgeted, HTTPSConnectionPool):  # type: ignore[misc] # as above
 class _Adapter(HTTPAdapter):
     """An adapter whose pools are the ones above. `max_retries` stays 0: there is one retry layer, and it is ours."""
 
-    def __init__(self, budget: _Budget) -> None:
+    def __init__(self, budget: _Budget, wire: _Wire) -> None:
         self._budget = budget
+        self._wire = wire
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(
@@ -239,7 +278,7 @@ class _Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool = super().get_connection_with_tls_context(*args, **kwargs)
-        pool.budget = self._budget  # type: ignore[attr-defined] # one of the two classes above
+        pool.budget, pool.wire = self._budget, self._wire  # type: ignore[attr-defined] # one of the two classes above
         return pool
 
 

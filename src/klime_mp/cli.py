@@ -7,6 +7,8 @@ command needs is imported when it runs.
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ _MAX_PORT = 65535
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 is well, 2 is wrong usage or a missing requirement.
+    """Runs one command and returns its exit status: 0 is well, 1 is not, 2 is wrong usage or a missing requirement.
 
     Args:
         argv: The arguments, without the program's name; None means those of the process.
@@ -86,6 +88,58 @@ def _collector(arguments: argparse.Namespace) -> int:
     )
 
 
+def _add_drain(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "drain",
+        help="deliver what ended processes left in the spool",
+        description="Delivers the events in the spool whose processes have ended, and exits with 0 when its folder is "
+        "empty then; with 1 when it is not: the endpoint is down (nothing is lost), or files belong to processes that "
+        "are alive.",
+    )
+    _add_spool_dir(parser)
+    parser.add_argument("--write-key", metavar="KEY", help="whose events (default, and better: KLIME_WRITE_KEY)")
+    parser.add_argument("--endpoint", metavar="URL", help="where to (default: KLIME_ENDPOINT, or Klime)")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop after so long (default: no limit)")
+    parser.set_defaults(run=_drain, usage_error=parser.error)
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    from klime_mp import _spool_commands  # noqa: PLC0415 - loads requests
+
+    return _spool_commands.drain(arguments.spool_dir, arguments.write_key, arguments.endpoint, arguments.timeout)
+
+
+def _add_spool(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "spool",
+        help="show the files of the spool: owners, events, age",
+        description="Shows the files of the spool, a folder for each write key and endpoint: the process that made a "
+        "file, whether its owner is alive, the events without an outcome. Changes nothing.",
+    )
+    _add_spool_dir(parser)
+    parser.set_defaults(run=_spool, usage_error=parser.error)
+
+
+def _spool(arguments: argparse.Namespace) -> int:
+    base: str = arguments.spool_dir or os.environ.get("KLIME_SPOOL_DIR", "")
+    if not base:
+        arguments.usage_error("say where the spool is: --spool-dir, or KLIME_SPOOL_DIR")
+    from klime_mp import _spool_commands  # noqa: PLC0415 - as above
+
+    return _spool_commands.show(base)
+
+
+def _add_spool_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--spool-dir", metavar="DIR", help="the client's spool_dir (default: KLIME_SPOOL_DIR)")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return seconds
+
+
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= _MAX_PORT:
@@ -93,7 +147,7 @@ def _port(text: str) -> int:
     return port
 
 
-_COMMANDS = (_add_collector,)
+_COMMANDS = (_add_collector, _add_drain, _add_spool)
 
 if __name__ == "__main__":
     sys.exit(main())

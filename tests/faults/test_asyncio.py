@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -112,6 +113,23 @@ def test_many_at_once(make_client, collector):
 
     asyncio.run(main())
     assert_ledger(client, delivered=10)
+
+
+def test_a_flush_takes_no_thread(make_client, collector):
+    """A request in asyncio costs little; a thread each, while the endpoint hangs, would not be little."""
+    collector.faults({"hang": True, "times": None})
+    client = make_client()
+
+    async def main():
+        track(client, 0)
+        before = threading.active_count()
+        flushes = [asyncio.create_task(client.aflush(500)) for _ in range(300)]
+        await asyncio.sleep(0.1)
+        assert threading.active_count() <= before + 1, "the sender's, and none for a flush"
+        assert not any(await asyncio.gather(*flushes))
+
+    asyncio.run(main())
+    client.shutdown(100)
 
 
 def test_a_bad_timeout(client):

@@ -9,7 +9,7 @@ import pytest
 
 import klime_mp
 from klime_mp import _default
-from support.clients import FAST, Stopwatch, track
+from support.clients import FAST, Stopwatch, track, wait_until
 from support.collector import Inbox
 from support.ledger import assert_ledger
 
@@ -150,6 +150,8 @@ def test_configure_again_while_the_endpoint_hangs(collector, seen):
         klime_mp.configure(**options)
     assert took.seconds < 0.4 + 0.5 + 0.3  # and a client is built
     assert_ledger(previous, failed=1)
+    # The sender may have written the outcome at that very moment; then it tells of it, and nobody waits any more.
+    wait_until(seen.failed, "the report")
     assert seen.failed() == [0]
 
 

@@ -369,3 +369,26 @@ track("hanging", client=hanging)
             collector,
         )
     assert collector.serials() == ["healthy"]
+
+
+@pytest.mark.parametrize("healthy", [True, False], ids=["healthy", "hanging"])
+def test_a_false_alarm_leaves_the_real_end_its_time(collector, healthy):
+    """A hook called where it does not belong, or a test's Celery worker: a handler ran, but the process did not end."""
+    if not healthy:
+        collector.faults({"hang": True}, {"delay_ms": 300})
+    run(
+        f"""
+        from klime_mp.integrations.gunicorn import worker_exit
+        client = klime_mp.Client(shutdown_timeout=1000)
+        klime_mp.set_client(client)
+        track("before")
+        worker_exit(None, None)
+        assert client.stats().delivered == {healthy}
+        time.sleep(1.1)  # longer than the exit has in all
+        if not {healthy}:
+            klime_mp.restart()  # the time was used up, and this says that it was not the end
+        track("after")
+        """.replace("\n        ", "\n"),
+        collector,
+    )
+    assert collector.serials() == (["before", "after"] if healthy else ["after"])

@@ -238,6 +238,43 @@ def test_client_closed_before_the_fork_is_closed_in_the_child_until_restart(coll
     assert_each_once(collector, ["parent", "child"])
 
 
+def test_the_parents_socket_is_cut_off_in_the_child(collector):
+    """A greenlet of the parent's, in gevent's world, would read its answer. A number used again is left alone."""
+    collector.faults({"delay_ms": 700})
+    run_program(
+        """
+        def sockets():
+            links = [os.readlink(f"/proc/self/fd/{n}") for n in range(3, 50) if os.path.exists(f"/proc/self/fd/{n}")]
+            return [link for link in links if link.startswith("socket:")]
+
+        def arrived():
+            summary = f"{os.environ['KLIME_ENDPOINT']}/summary?writeKey={os.environ['KLIME_WRITE_KEY']}"
+            with urllib.request.urlopen(summary) as answer:
+                return json.load(answer)["requests"]
+
+        import urllib.request
+        client = klime_mp.Client(flush_interval=10)
+        client.track("e", {"serial": "parent"}, user_id=1)
+        wait_for(arrived, "the request")
+        assert len(sockets()) == 1
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(sockets()))
+        assert join(pid) == 0
+        assert client.flush() and client.stats().retries == 0
+        wait_for(lambda: not sockets(), "the connection's end")
+        unrelated, other = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(other, b"x")
+            os._exit(os.read(unrelated, 1) != b"x")
+        assert join(pid) == 0
+        """,
+        collector,
+    )
+    assert_each_once(collector, ["parent"])
+
+
 def test_client_collected_before_the_fork(collector):
     """Its events are the parent's all the same, and its remains do not disturb the child."""
     run_program(

@@ -15,6 +15,29 @@ from support.ledger import assert_balanced
 NOW = 1000.0
 
 
+def test_what_is_adopted_comes_before_everything_for_every_flush():
+    held, mine = Bench(), Bench()
+    held.append(b"1", b"2", b"3")
+    mine.append(b"4")  # a thread was faster than the adoption
+    held.queue.prepare(lambda _body: None)
+    mine.queue.adopt(held.queue)
+    assert [entry.body for entry in mine.take(2).entries] == [b"1", b"2"]
+    assert mine.queue.unfinished(1)
+    assert mine.queue.head().serial < 1
+    assert mine.ledger.adopted == 3
+    assert held.queue.head() is None
+
+
+def test_what_was_tracked_after_the_hand_over_began_is_not_handed_over():
+    bench = Bench()
+    bench.append(b"1", b"2")
+    held = bench.queue.last_serial
+    bench.append(b"3")  # a signal handler
+    bench.queue.hand_over(held)
+    assert [entry.body for entry in bench.take().entries] == [b"3"]
+    assert bench.ledger.handed_over == 2
+
+
 class Bench:
     """A queue, its ledger, and short words for both. Bodies are serials, as bytes, unless told otherwise."""
 

@@ -1,0 +1,341 @@
+"""A file of the spool: the events of one process, a line each, and a line for each batch of them that is done.
+
+The format is described in docs/spool.md: JSON, then in quotes the event's number in this file and a checksum over both.
+What is torn, or was changed on the disk, fails the checksum, and costs that line only.
+
+Who has a file locked owns it. A POSIX record lock is not inherited by a fork and goes with its process, however that
+dies. It also goes when its process closes *any* descriptor of the file, so no file is opened twice in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+from zlib import crc32
+
+from klime_mp._clock import atomic
+from klime_mp._descriptor import Descriptor
+from klime_mp._fork import PerProcess, getpid, tell
+from klime_mp._ranges import Ranges
+
+SUFFIX = ".v1.jsonl"
+NAME = re.compile(r"(?P<pid>\d+)-[0-9a-f]{16}\.v1\.jsonl")
+
+_TRAILER = re.compile(rb' "(\d+) ([0-9a-f]{8})"')
+_CHUNK = 256 * 1024
+_TAILS = 100
+
+# The names of the files that this process has open, of all its clients.
+_open: PerProcess[dict[str, object]] = PerProcess(lambda _parents: {})
+
+
+DONE = 0
+DAMAGED = -1
+
+
+class Record(NamedTuple):
+    """A line of a file: an event and its number from 1; or which events are DONE; or one that is DAMAGED."""
+
+    number: int
+    body: bytes
+
+
+def line(number: int, body: bytes) -> bytes:
+    """A record as it is written."""
+    return b'%b "%d %08x"\n' % (body, number, crc32(b"%d" % number, crc32(body)))
+
+
+def records(text: bytes) -> Iterator[Record]:
+    """What is whole in these lines."""
+    return (record for record in _parse(text) if record.number != DAMAGED)
+
+
+def _parse(text: bytes) -> Iterator[Record]:
+    for each in text.split(b"\n"):
+        # Usually one. Where the byte between two lines was changed, they are one line, and both are whole.
+        begin = 0
+        for trailer in _TRAILER.finditer(each):
+            body, number = each[begin : trailer.start()], trailer[1]
+            checksum = int(trailer[2], 16)
+            if crc32(number, crc32(body)) != checksum:
+                yield Record(DAMAGED, body)
+                # The end of the line before it may be what was changed, newline and all.
+                body = next((tail for tail in _tails(body) if crc32(number, crc32(tail)) == checksum), b"")
+            if body:
+                yield Record(int(number), body)
+            begin = trailer.end() + 1
+        if begin < len(each):
+            yield Record(DAMAGED, each[begin:])
+
+
+def _tails(body: bytes) -> Iterator[bytes]:
+    """What begins like an event, later in a damaged line."""
+    at = 0
+    for _ in range(_TAILS):
+        at = body.find(b'{"', at + 1)
+        if at < 0:
+            return
+        yield body[at:]
+
+
+class Segment:
+    """A file that this process owns, made by it or taken over. Any thread may write; one at a time may read."""
+
+    def __init__(self, path: str, number: int) -> None:
+        self.path = path
+        self.name = os.path.basename(path)  # noqa: PTH119 # no path object in what every fork inherits
+        self.adopted = False
+        self.size = 0
+        self.issued = 0  # events that this process has put here, or taken over
+        self.finished = 0  # those of them that are done
+        self._waiting = Ranges()  # those that are here only, and not in memory
+        self._file = Descriptor(number)
+        self._lock = threading.RLock()
+        self._users = 0  # threads that are in the middle of using the descriptor
+        self._closed = False
+        self.damaged = 0  # lines, when it was taken over
+        self._torn = False
+        self._read_to = 0
+        self._rest = b""
+        self._ahead: deque[Record] = deque()  # read, and not yet taken
+        tell(self)
+
+    @classmethod
+    def create(cls, folder: str) -> Segment:
+        """A new file. Raises OSError."""
+        while True:
+            name = f"{getpid()}-{os.urandom(8).hex()}{SUFFIX}"
+            path = os.path.join(folder, name)  # noqa: PTH118 # as above
+            _open.get()[name] = None  # first: another client of this process might take it for a dead one's
+            try:
+                number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _NOFOLLOW, 0o600)
+            except OSError:
+                _open.get().pop(name, None)
+                raise
+            segment = cls(path, number)
+            try:
+                is_locked = _lock(number)
+            except OSError:
+                segment.remove()
+                raise
+            if is_locked and segment.is_there():
+                return segment
+            segment.close()  # somebody took it for a dead process's, before it was locked
+
+    @classmethod
+    def take_over(cls, folder: str, name: str) -> Segment | None:
+        """The file of a process that has died; None when it is no such file. Its unfinished events wait."""
+        if _open.get().setdefault(name, mark := object()) is not mark:
+            return None
+        path = os.path.join(folder, name)  # noqa: PTH118 # as above
+        segment: Segment | None = None
+        try:
+            # Looked at before it is opened: to close another name of a file that this process owns would cost its lock.
+            if not _is_ours(os.lstat(path)):
+                raise OSError(f"{path} is not a file of a spool of ours")
+            number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | _NOFOLLOW)
+            segment = cls(path, number)
+            # Whoever had it locked before may have removed it meanwhile.
+            if _lock(number) and segment.is_there() and _is_ours(os.fstat(number)):
+                segment.count_unfinished()
+                segment.adopted = True
+                # The owner may have died in the middle of a line; what follows begins a line of its own.
+                if segment.size and os.pread(number, 1, segment.size - 1) != b"\n":
+                    os.write(number, b"\n")
+                return segment
+        except OSError:  # gone, unreadable, a symbolic link
+            pass
+        if segment is not None:
+            segment.close()
+        else:
+            _open.get().pop(name, None)
+        return None
+
+    def write(self, text: bytes) -> None:
+        """Append lines, in one call; none to a file that was given up. Raises OSError when they are not there whole."""
+        if not self._enter():
+            return
+        try:
+            if self._torn:
+                text = b"\n" + text
+            written = os.write(self._file.number, text)
+            self._torn = written < len(text)
+        finally:
+            self._leave()
+        if self._torn:
+            raise OSError(f"wrote {written} of {len(text)} bytes: is the disk full?")
+
+    def write_done(self, numbers: Ranges) -> None:
+        """Note which events have their outcome. Raises OSError."""
+        self.write(line(0, json.dumps({"done": list(numbers)}, separators=(",", ":")).encode()))
+
+    def is_given_up(self) -> bool:
+        """Is it no longer this process's?"""
+        return self._closed
+
+    def has_waiting(self) -> bool:
+        """Does an event wait here?"""
+        return bool(self._waiting)
+
+    @atomic
+    def wait(self, numbers: Ranges) -> None:
+        """These events are here only, from now on."""
+        for first, last in numbers:
+            self._waiting.add(first, last)
+
+    @atomic
+    def forget_waiting(self) -> int:
+        """None waits any more; how many did."""
+        count = len(self._waiting)
+        self._waiting = Ranges()
+        return count
+
+    def read(self, max_events: int, max_bytes: int) -> list[Record]:
+        """Take some of the waiting events out, in the file's order; empty when none is to be found. Raises OSError."""
+        taken: list[Record] = []
+        if not self._enter():
+            return taken
+        try:
+            self._read(taken, max_events, max_bytes)
+        except OSError:
+            if not taken:
+                raise
+        finally:
+            self._leave()
+        return taken
+
+    def _read(self, taken: list[Record], max_events: int, max_bytes: int) -> None:
+        size, rewound = -1, self._read_to == 0
+        while self._waiting and len(taken) < max_events:
+            if self._ahead:
+                record = self._ahead.popleft()
+                if record.number not in self._waiting:
+                    continue
+                size += 1 + len(record.body)
+                if taken and size > max_bytes:
+                    self._ahead.appendleft(record)
+                    return
+                self._take(record.number)
+                taken.append(record)
+                continue
+            chunk = os.pread(self._file.number, _CHUNK, self._read_to)
+            if chunk:
+                text, _, self._rest = (self._rest + chunk).rpartition(b"\n")
+                self._read_to += len(chunk)
+                self._ahead.extend(records(text))
+            elif rewound:
+                return
+            else:
+                self._read_to, self._rest, rewound = 0, b"", True
+
+    @atomic
+    def _take(self, number: int) -> None:
+        self._waiting.remove(number)
+
+    def all_waiting(self) -> list[bytes]:
+        """Every waiting event. Raises OSError."""
+        return [record.body for record in self._records() if record.number in self._waiting]
+
+    def is_there(self) -> bool:
+        """Is the file still what its path names?"""
+        try:
+            named = os.lstat(self.path)
+        except OSError:
+            return False
+        opened = os.fstat(self._file.number)
+        return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+    def remove(self) -> None:
+        """Delete it and give it up."""
+        try:
+            if self.is_there():
+                os.unlink(self.path)  # noqa: PTH108 # as above
+        except OSError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Give it up: another process, or client, may take it over."""
+        self._close()
+        _open.get().pop(self.name, None)
+
+    @atomic
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if not self._users:
+                self.forget()
+
+    @atomic
+    def _enter(self) -> bool:
+        """Use the descriptor, which nobody closes meanwhile: its number would soon be another file's."""
+        if self._closed:
+            return False
+        self._users += 1
+        return True
+
+    @atomic
+    def _leave(self) -> None:
+        self._users -= 1
+        if self._closed and not self._users:
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the descriptor alone, as a child does with its parent's."""
+        if self._file.is_open():
+            os.close(self._file.number)
+
+    def count_unfinished(self) -> None:
+        """Read it from beginning to end: what is not done waits. Raises OSError."""
+        self.size = os.fstat(self._file.number).st_size
+        for record in self._records():
+            if record.number == DAMAGED:
+                self.damaged += 1
+            elif record.number == DONE:
+                for first, last in _done(record.body):
+                    self._waiting.remove(first, last)
+            else:
+                self._waiting.add(record.number)
+        self.issued = len(self._waiting)
+
+    def _records(self) -> Iterator[Record]:
+        place, rest = 0, b""
+        while chunk := os.pread(self._file.number, _CHUNK, place):
+            place += len(chunk)
+            text, newline, rest = (rest + chunk).rpartition(b"\n")
+            if newline:
+                yield from _parse(text)
+        yield from records(rest)  # a death in the middle of a line is no damage
+
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+
+
+def _lock(number: int) -> bool:
+    """Own the file, unless a living process does. Raises OSError where there are no locks."""
+    try:
+        import fcntl  # noqa: PLC0415 # not on Windows
+    except ImportError:
+        raise OSError("this system has no record locks") from None
+    try:
+        fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _done(body: bytes) -> list[tuple[int, int]]:
+    try:
+        return [(int(first), int(last)) for first, last in json.loads(body)["done"]]
+    except (ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,560 @@
+"""A client with a spool, and what goes wrong: the endpoint, the disk, the bound, the folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+import klime_mp
+from klime_mp import _sender
+from support.clients import Stopwatch, error_lines, track, wait_until
+from support.ledger import assert_balanced, assert_ledger
+from support.program import run_program
+from support.sockets import SilentServer, closed_port
+from support.spool import descriptors, files, folder_of, forget_files, is_locked, lines, plant, total_bytes
+
+DOWN = {"status": 503, "times": None}
+DEAD_SOON = {"retry_initial_delay": 50, "retry_max_attempts": 2}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_open(tmp_path):
+    yield
+    forget_files(tmp_path)
+
+
+@pytest.fixture
+def spooling(make_client, tmp_path):
+    """Builds clients with this test's spool."""
+
+    def make(**options):
+        return make_client(**{"spool_dir": str(tmp_path / "spool"), **DEAD_SOON, **options})
+
+    return make
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return tmp_path / "spool"
+
+
+def drain(make, inbox):
+    """Deliver, as another process would, what is there."""
+    inbox.faults()
+    client = make(flush_interval=5)
+    while client._adopt():
+        assert client._flush_adopted(20_000), client.stats()
+    return client.stats()
+
+
+# --- a clean run
+
+
+def test_nothing_is_made_before_the_first_event(spooling, spool, threads):
+    client = spooling()
+    client.flush()
+    client.restart()
+    client.track_sync("Tested", {"serial": 1}, user_id=1)
+    assert not spool.exists()
+    assert not threads.now()
+    track(client, 2)
+    assert len(files(spool)) == 1
+
+
+def test_sync_calls_do_not_touch_the_spool(spooling, collector, spool):
+    client = spooling()
+    track(client, 1)
+    (path,) = files(spool)
+    before = path.read_bytes()
+    client.track_sync("Tested", {"serial": 2}, user_id=1)
+    collector.faults(DOWN)
+    with pytest.raises(klime_mp.SendError):
+        client.track_sync("Tested", {"serial": 3}, user_id=1, timeout_ms=300)
+    assert files(spool) == [path]
+    assert path.read_bytes() == before
+    assert_ledger(client, delivered=1, failed=1, pending=1)
+
+
+def test_an_event_is_on_disk_before_track_returns(spooling, spool):
+    client = spooling()
+    for n in range(20):
+        (message_id,) = track(client, n)
+        assert message_id.encode() in b"".join(path.read_bytes() for path in files(spool))
+
+
+def test_invalid_and_refused_events_are_not_on_disk(spooling, spool):
+    client = spooling(before_send=lambda event: None)
+    assert client.track("Tested", user_id=1) is None
+    assert client.track("", user_id=1) is None
+    assert spooling(enabled=False).track("Tested", user_id=1) is None
+    closed = spooling()
+    closed.shutdown()
+    assert closed.track("Tested", user_id=1) is None
+    assert files(spool) == []
+
+
+@pytest.mark.parametrize("answer", [{"status": 400}, {"reject": [0, 1]}, {"status": 413, "times": None}])
+def test_an_event_that_has_its_outcome_is_gone(spooling, collector, seen, spool, answer):
+    collector.faults(answer)
+    client = spooling()
+    track(client, 1, 2)
+    assert client.flush()
+    assert client.shutdown()
+    assert files(spool) == []
+    assert sorted(seen.failed()) == [1, 2]
+
+
+def test_a_thousand_batches_leave_nothing(spooling, collector, spool, threads):
+    """No descriptor, no file, no duplicate; while they last, files come and go."""
+    client = spooling(max_batch_size=1, spool_max_bytes=200_000)
+    open_before = len(descriptors("/"))
+    for n in range(0, 2000, 100):
+        track(client, *range(n, n + 100))
+        assert client.flush()
+        assert len(descriptors(spool)) <= 10
+    assert client.shutdown()
+    threads.wait_for_none()
+    assert files(spool) == []
+    assert Counter(collector.serials()) == Counter(range(2000))
+    assert len(descriptors("/")) <= open_before
+    assert_ledger(client, delivered=2000)
+
+
+def test_the_file_goes_with_the_sender(spooling, spool, threads):
+    clients = [spooling(flush_interval=10) for _ in range(3)]
+    for n, client in enumerate(clients):
+        track(client, n)
+    threads.wait_for_none()
+    assert files(spool) == []
+    assert descriptors(spool) == []
+
+
+# --- the endpoint is down
+
+
+def test_flush_does_not_wait_for_an_endpoint_that_is_down(spooling, collector):
+    client = spooling(retry_initial_delay=20_000, retry_max_attempts=5, max_batch_size=100)
+    collector.faults(DOWN)
+    track(client, *range(50))
+    with Stopwatch() as took:
+        assert client.flush() is False
+    assert took.seconds < 8
+    assert_ledger(client, pending=50)
+
+
+def test_flush_does_not_wait_for_a_back_off_that_has_begun(spooling, collector):
+    client = spooling(retry_initial_delay=20_000, retry_max_attempts=5, flush_interval=10)
+    collector.faults(DOWN)
+    track(client, 1)
+    collector.wait_for_requests(1)
+    wait_until(lambda: client._here()._dispatch.in_vain, "the failure of a try")
+    with Stopwatch() as took:
+        assert client.flush(9000) is False
+    assert took.seconds < 8
+
+
+def test_shutdown_at_a_dead_endpoint(spooling, spool, seen):
+    """It returns soon, the events stay, however often and whatever one asks afterwards."""
+    client = spooling(endpoint=f"http://127.0.0.1:{closed_port()}")
+    track(client, *range(50))
+    with Stopwatch() as took:
+        assert client.shutdown() is False
+    assert took.seconds < 3
+    assert_ledger(client, pending=50)
+    (path,) = files(spool)
+    assert not is_locked(path)
+    client.shutdown()
+    client.flush(2000)
+    assert_ledger(client, pending=50)
+    assert seen.errors == []
+    assert files(spool) == [path]
+
+
+def test_what_a_shutdown_left_is_anybodys(spooling, collector, spool):
+    client = spooling()
+    collector.faults(DOWN)
+    track(client, *range(50))
+    client.shutdown()
+    client.restart()
+    assert_ledger(client, handed_over=50)
+    collector.faults()
+    track(client, "again")
+    assert client.flush(20_000)
+    stats = drain(spooling, collector)
+    assert client.stats().adopted + stats.adopted == 50
+    assert Counter(collector.serials()) == Counter([*range(50), "again"])
+    assert client.shutdown()
+
+
+def test_the_same_after_an_exit(collector, tmp_path):
+    """What the exit handlers find after a shutdown in vain is on disk, and has not failed."""
+    ended = run_program(
+        """
+        client = klime_mp.Client(retry_initial_delay=50, retry_max_attempts=2, flush_interval=60_000)
+        for n in range(50):
+            client.track("e", {"serial": n}, user_id=1)
+        client.shutdown()
+        from klime_mp import _exit
+        _exit.run()
+        say(failed=client.stats().failed, pending=client.stats().pending, balanced=balanced(client.stats()))
+        """,
+        collector,
+        KLIME_SPOOL_DIR=str(tmp_path),
+        KLIME_ENDPOINT=f"http://127.0.0.1:{closed_port()}",
+    )
+    assert (ended.all("failed"), ended.all("pending"), ended.all("balanced")) == ([0], [50], [True])
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_shutdown_that_a_hanging_request_outlasts(spooling, spool):
+    with SilentServer() as server:
+        client = spooling(endpoint=server.url)
+        track(client, *range(30))
+        with Stopwatch() as took:
+            assert client.shutdown(500) is False
+        assert 0.4 < took.seconds < 3
+        assert_ledger(client, pending=30)
+        assert len(files(spool)) == 1
+        client.flush(100)
+        assert_ledger(client, pending=30)
+
+
+def test_shutdown_in_a_callback(spooling, collector, spool):
+    """It closes the client; what is under way still belongs to this process, and is not delivered again."""
+    closed = []
+    collector.faults({"delay_ms": 300})  # so that all is tracked by the first answer
+    client = spooling(on_success=lambda _: closed.append(client.shutdown()), on_error=None)
+    track(client, *range(60))
+    collector.wait_for(60)
+    wait_until(lambda: client.stats().pending == 0, "the outcomes")
+    assert closed[0] is False
+    drain(spooling, collector)
+    assert Counter(collector.serials()) == Counter(range(60))
+    wait_until(lambda: files(spool) == [], "the end of the sender")
+
+
+def test_a_backlog_of_an_outage(spooling, collector, spool, seen):
+    """It costs disk, not memory; it comes back once, and new events do not queue behind it."""
+    count, window = 20_000, 500
+    client = spooling(flush_interval=100, max_queue_size=window, max_batch_size=100)
+    collector.faults(DOWN)
+    most = 0
+    for n in range(count):
+        assert client.track("Tested", {"serial": n}, user_id="user_1")
+        if n % 500 == 0:
+            most = max(most, len(client._here()._queue))
+    assert most <= window
+    assert client.flush() is False
+    assert_ledger(client, pending=count)
+    collector.faults()
+    wait_until(lambda: client.stats().delivered, "the end of the outage", 20)
+    began = time.monotonic()
+    track(client, "new")
+    wait_until(lambda: "new" in collector.serials(), "a new event", 5)
+    took = time.monotonic() - began
+    left = client.stats().pending
+    assert left > 1000, "nothing was shown: the backlog was gone"
+    assert took < 5
+    wait_until(lambda: not client.stats().pending, "all of the backlog", 60)
+    assert_ledger(client, delivered=count + 1)
+    assert Counter(collector.serials()) == Counter([*range(count), "new"])
+    assert seen.errors == seen.drops == []
+    assert client.shutdown()
+    assert files(spool) == []
+
+
+def test_memory_in_an_outage(collector, tmp_path):
+    """What 10,000 events cost beyond the first 2,000 is a small part of their size."""
+    ended = run_program(
+        """
+        import gc, tracemalloc
+        client = klime_mp.Client(retry_initial_delay=50, retry_max_attempts=2, max_queue_size=500, flush_interval=50)
+        tracemalloc.start()
+        sizes = []
+        for n in range(12_000):
+            assert client.track("e", {"serial": n, "pad": "x" * 1000}, user_id=1)
+            if n in (1_999, 11_999):
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        assert client.stats().pending == 12_000 and balanced(client.stats())
+        say(sizes=sizes)
+        client.shutdown(1)
+        """,
+        collector,
+        KLIME_SPOOL_DIR=str(tmp_path),
+        KLIME_ENDPOINT=f"http://127.0.0.1:{closed_port()}",
+    )
+    before, after = ended.all("sizes")
+    assert after - before < 1_500_000, (before, after)  # the events are 12 MB
+    assert total_bytes(tmp_path) > 12_000_000
+
+
+# --- the bound
+
+
+def test_the_spools_bound(spooling, collector, spool, seen):
+    client = spooling(spool_max_bytes=100_000, max_queue_size=50, flush_interval=50)
+    collector.faults(DOWN)
+    most = 0
+    for n in range(2000):
+        assert client.track("Tested", {"serial": n}, user_id="user_1")
+        most = max(most, total_bytes(spool)) if n % 20 == 0 else most
+    assert most <= 105_000, most
+    assert client.flush() is False
+    stats = client.stats()
+    assert_balanced(stats)
+    assert stats.failed == 0
+    assert 1000 < stats.dropped["queue_full"] < 1900
+    assert len(seen.drops) == stats.dropped["queue_full"]
+    collector.faults()
+    wait_until(lambda: not client.stats().pending, "the rest", 30)
+    stats = client.stats()
+    assert (stats.failed, stats.delivered) == (0, 2000 - stats.dropped["queue_full"])
+    dropped = {serial for serial, reason in seen.dropped() if reason == "queue_full"}
+    assert Counter(collector.serials()) == Counter(set(range(2000)) - dropped)
+    assert len([serial for serial in dropped if serial > 1900]) == 0
+    assert seen.errors == []
+
+
+def test_a_spool_smaller_than_the_memory(spooling, collector, spool, seen):
+    """Each event has one end, and whoever asked to be told is told."""
+    client = spooling(spool_max_bytes=20_000, max_queue_size=200, flush_interval=50)
+    collector.faults(DOWN)
+    for n in range(1000):
+        assert client.track("Tested", {"serial": n}, user_id="user_1")
+    assert client.flush() is False
+    collector.faults()
+    wait_until(lambda: not client.stats().pending, "the rest", 30)
+    stats = client.stats()
+    assert_balanced(stats)
+    assert stats.failed == len(seen.failed())
+    assert stats.dropped["queue_full"] == len(seen.drops)
+    assert Counter([*collector.serials(), *(serial for serial, _ in seen.dropped())]) == Counter(range(1000))
+
+
+def test_a_dead_processs_events_make_room(spooling, collector, spool, seen):
+    folder = folder_of(spool, collector)
+    for mark in range(5):
+        plant(folder, lines(*(f"{mark}-{n}" for n in range(100)), pad="x" * 50), mark=mark)
+    collector.faults(DOWN)
+    client = spooling(spool_max_bytes=100_000, max_queue_size=50)
+    track(client, *range(20))
+    stats = client.stats()
+    assert stats.dropped["queue_full"] == len(seen.drops) > 0
+    assert {serial.partition("-")[0] for serial, _ in seen.dropped()} < set("01234")
+    assert_balanced(stats)
+    assert total_bytes(spool) <= 105_000
+
+
+# --- disks
+
+
+def memory_mode_works(client, collector, caplog, *serials):
+    track(client, *serials)
+    assert client.flush()
+    assert Counter(collector.serials()) == Counter(serials)
+    errors = error_lines(caplog)
+    assert len(errors) == 1, errors
+    assert "memory" in errors[0]
+
+
+def test_a_file_in_the_place_of_the_folder(spooling, collector, spool, caplog):
+    spool.write_text("mine")
+    memory_mode_works(spooling(), collector, caplog, *range(30))
+    assert spool.read_text() == "mine"
+
+
+def test_a_symbolic_link_in_the_place_of_the_folder(spooling, collector, spool, tmp_path, caplog):
+    planted = plant(tmp_path / "elsewhere", lines("secret"))
+    folder = folder_of(spool, collector)
+    folder.parent.mkdir()
+    folder.symlink_to(planted.parent)
+    memory_mode_works(spooling(), collector, caplog, *range(30))
+    assert files(planted.parent) == [planted]
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "FIFO", "folder", "another user's", "note"])
+def test_what_is_planted_in_the_folder(spooling, collector, spool, tmp_path, caplog, kind):
+    if kind == "another user's" and os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    folder = folder_of(spool, collector)
+    path = plant(folder, text := lines("planted"))
+    elsewhere = tmp_path / "elsewhere"
+    if kind in ("symbolic link", "hard link", "note"):
+        path.rename(elsewhere)
+    if kind == "symbolic link":
+        path.symlink_to(elsewhere)
+    elif kind == "hard link":
+        path.hardlink_to(elsewhere)
+    elif kind == "note":
+        (folder / "note").write_text("mine")
+    elif kind == "another user's":
+        os.chown(path, 12345, 12345)
+    else:
+        path.unlink()
+        os.mkfifo(path) if kind == "FIFO" else path.mkdir()
+    client = spooling(flush_interval=10, spool_max_bytes=3000)  # it has to make room, too
+    for n in range(100):
+        track(client, n)
+        if n % 10 == 0:
+            assert client.flush()
+    assert client.shutdown()
+    assert Counter(collector.serials()) == Counter(range(100))
+    assert not elsewhere.exists() or elsewhere.read_bytes() == text
+    if kind == "another user's":
+        assert path.read_bytes() == text
+    else:
+        assert len(list(folder.iterdir())) == 1, "what is not ours was cleared away"
+
+
+def test_the_folder_is_deleted_while_it_is_used(spooling, collector, spool, caplog, monkeypatch):
+    monkeypatch.setattr(_sender, "LOOK_INTERVAL", 0.05)
+    client = spooling(flush_interval=10)
+    collector.faults(DOWN)
+    track(client, *range(30))
+    shutil.rmtree(spool)
+    tracked = 30
+
+    def is_there_again():
+        nonlocal tracked
+        track(client, tracked)
+        tracked += 1
+        return files(spool)
+
+    wait_until(is_there_again, "the folder")
+    collector.faults()
+    wait_until(lambda: not client.stats().pending, "the outcomes")
+    assert Counter(collector.serials()) == Counter(range(tracked))
+    assert_ledger(client, delivered=tracked)
+    assert error_lines(caplog) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_full_disk(spooling, collector, spool, caplog):
+    spool.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(spool)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        client = spooling(flush_interval=60_000, max_queue_size=10_000)
+        collector.faults(DOWN)
+        for n in range(1000):
+            track(client, n)
+        assert len(error_lines(caplog)) == 1
+        assert client.flush() is False or client.stats().failed
+        collector.faults()
+        client.flush(20_000)
+        wait_until(lambda: not client.stats().pending, "the outcomes", 20)
+        stats = client.stats()
+        assert_balanced(stats)
+        arrived = Counter(collector.serials())
+        assert sum(arrived.values()) == len(arrived) == stats.delivered
+        assert stats.delivered + stats.failed == 1000
+        client.shutdown()
+    finally:
+        forget_files(spool)
+        subprocess.run(["umount", "-l", str(spool)], check=True)
+
+
+def test_a_limit_on_the_size_of_files(collector, tmp_path):
+    """Nothing raises; what does not fit is in memory; after the process's death the rest is whole."""
+    ended = run_program(
+        """
+        import resource, logging
+        class Lines(list, logging.Handler):
+            handle = list.append
+            level = logging.INFO
+        lines = Lines()
+        logging.getLogger("klime_mp").addHandler(lines)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        client = klime_mp.Client(flush_interval=60_000, max_batch_size=100)
+        pid = os.fork()
+        if not pid:
+            for n in range(99):
+                assert client.track("e", {"serial": n}, user_id=1)
+            assert [line.levelno for line in lines] == [logging.ERROR], [line.getMessage() for line in lines]
+            stats = client.stats()
+            assert balanced(stats) and stats.pending == 99
+            os._exit(0)
+        assert join(pid) == 0
+        while client._adopt():
+            assert client._flush_adopted(10_000)
+        say(adopted=client.stats().adopted)
+        """,
+        collector,
+        KLIME_SPOOL_DIR=str(tmp_path),
+    )
+    (adopted,) = ended.all("adopted")
+    assert 20 < adopted < 90
+    assert collector.serials() == list(range(adopted))
+    assert files(tmp_path) == []
+
+
+def test_no_locks(spooling, collector, spool, caplog, monkeypatch):
+    """As on some network file systems."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def lockf(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    memory_mode_works(spooling(), collector, caplog, *range(30))
+    assert files(spool) == []
+    assert descriptors(spool) == []
+
+
+def test_a_read_that_fails_costs_nothing(spooling, collector, monkeypatch):
+    """An error of the disk that passes: what is there is there still."""
+    client = spooling(flush_interval=10, max_queue_size=5)
+    collector.faults(DOWN)
+    track(client, *range(50))
+    assert client.flush() is False
+    really_pread, failures = os.pread, [1]
+
+    def pread(*arguments):
+        if failures:
+            failures.pop()
+            raise OSError(5, "Input/output error")
+        return really_pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", pread)
+    for segment in client._here()._spool._segments:
+        segment._ahead.clear()  # what was read ahead would need no reading
+    collector.faults()
+    wait_until(lambda: not failures and not client.stats().pending, "the outcomes", 20)
+    assert_ledger(client, delivered=50)
+    assert Counter(collector.serials()) == Counter(range(50))
+
+
+# --- other people's events
+
+
+def test_flush_does_not_wait_for_what_others_tracked(spooling, collector, spool):
+    """A worker that adopts a large backlog goes on answering requests, which flush."""
+    plant(folder_of(spool, collector), lines(*range(2000)))
+    collector.faults({"delay_ms": 40, "times": None})
+    client = spooling(flush_interval=10)
+    assert client._adopt() == 2000
+    wait_until(lambda: client.stats().delivered, "a part of the backlog")
+    track(client, "mine")
+    flushed = client.flush(2000)
+    assert client.stats().pending > 100, "nothing was shown: the backlog was gone"
+    assert flushed
+    collector.faults()
+    wait_until(lambda: not client.stats().pending, "the rest", 30)
+
+
+def test_what_arrived_damaged_is_said(spooling, collector, spool, caplog):
+    text = bytearray(lines(1, 2, 3))
+    text[30] ^= 1
+    plant(folder_of(spool, collector), bytes(text))
+    stats = drain(spooling, collector)
+    assert (stats.adopted, stats.delivered, stats.failed) == (2, 2, 0)
+    assert collector.serials() == [2, 3]
+    assert caplog.records, "nobody was told"
