@@ -3,12 +3,18 @@
 #
 #   make test PYTHON=python3.12 VENV=.venv-3.12     another interpreter, with an environment of its own
 #   make test TESTS=tests/unit ARGS='-x -q'         some of the tests, with options for pytest
+#   make matrix N=20 ARGS='-k uWSGI'                some of the scenarios, often
 #   make demo ARGS='--requests 20000'               a longer demo (--help lists its options)
+#   make demo KILL=1                                workers are killed at random, with a spool and without
 
 PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
 ARGS ?=
+# One more than there are processors: the tests of the servers wait more than they work.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
+N ?= 1
+JOBS ?= 2
 
 PY := $(VENV)/bin/python
 
@@ -18,11 +24,19 @@ help:  ## this list
 
 .PHONY: demo
 demo: $(VENV)/.installed-demo  ## a shop under gunicorn, reloaded, recycled, stopped: does each event arrive once?
-	@$(PY) examples/gunicorn/demo/run.py $(ARGS)
+	@$(PY) examples/gunicorn/demo/run.py $(if $(KILL),--kill) $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.installed-test  ## the whole suite, in parallel
-	@$(PY) -m pytest -n auto $(ARGS) $(TESTS)
+	@$(PY) -m pytest -n $(WORKERS) $(ARGS) $(TESTS)
+
+.PHONY: core
+core: $(VENV)/.installed-core  ## the tests that need no server, in parallel
+	@$(PY) -m pytest -n auto $(ARGS) tests/unit tests/fork tests/faults
+
+.PHONY: matrix
+matrix: $(VENV)/.installed-test  ## every way a server lives and ends, N times each; writes docs/matrix.md
+	@$(PY) tests/servers/matrix.py -n $(N) -j $(JOBS) --write docs/matrix.md $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-lint  ## ruff: its rules and its format
@@ -53,7 +67,7 @@ LOCKED = mkdir -p $(VENV) && $(PYTHON) -c 'import fcntl, subprocess, sys; \
 # A copied environment still imports the package from the folder it was made for: make it anew.
 ifneq ($(shell cat $(VENV)/.made-for 2>/dev/null || pwd -P),$(CURDIR))
 .PHONY: elsewhere
-$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-lint: elsewhere
+$(VENV)/.installed-core $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-lint: elsewhere
 endif
 
 # One stamp for each extra. It is looked at again inside the lock: who had to wait finds the work done.
@@ -77,4 +91,10 @@ $(VENV)/.installed-%: pyproject.toml
 		pwd -P >$(VENV)/.made-for; \
 		echo "installing klime-mp[$*] into $(VENV)"; \
 		$(PY) -m pip install -qq --disable-pip-version-check --prefer-binary --editable ".[$*]"; \
+		if [ $* = test ]; then $(OLD_UWSGI); fi; \
 		touch $@'
+
+# The last uWSGI that has no threads unless it is told to, beside the current one. There is no wheel of it for every
+# interpreter; the scenario that wants it says so when it is missing.
+OLD_UWSGI = $(PY) -m pip install -qq --disable-pip-version-check --only-binary :all: --no-deps \
+	--target $(VENV)/uwsgi-2.0.26 pyuwsgi==2.0.26 || echo "uWSGI 2.0.26 cannot be installed here"

@@ -1,11 +1,13 @@
 """`make demo`: that it succeeds, and that it would not when an event was lost or came twice."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +55,43 @@ def test_the_demo_delivers_every_event_once():
     assert totals is not None, done.stdout
     assert totals[1] == totals[2]
     assert {"master", "max_requests", "stop (TERM)"} <= set(re.split(r" *[│|] *", done.stdout))
+
+
+def test_killed_workers_lose_nothing_with_a_spool():
+    options = ["--kill", "8", "--requests", "600", "--workers", "2"]
+    command = [sys.executable, str(DEMO / "run.py"), *options]
+    wide = {**environment(), "COLUMNS": "100"}
+    done = subprocess.run(command, env=wide, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    totals = re.fullmatch(
+        r"total: (\d+) kills with a spool, (\d+) tracked, 0 lost, \d+ duplicated; (\d+) without, .* lost",
+        done.stdout.splitlines()[-1],
+    )
+    assert totals is not None, done.stdout
+    assert all(int(number) > 0 for number in totals.groups()), done.stdout
+    assert re.search(r"^klime-mp drain: \d+ events? delivered$", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arrived", "problems"),
+    [
+        ("abcde", []),
+        ("abcdeax", []),  # killed before it could note the answer, or write down the event
+        ("abde", ["events were lost"]),
+        ("abcdexyz", ["3 events arrived that nobody tracked"]),
+        ("", ["events were lost"]),
+    ],
+)
+def test_what_killing_may_cost(demo, arrived, problems):
+    kill = importlib.import_module("kill")
+    assert kill._problems(kill.tally("with a spool", 2, JOURNAL, arrived)) == problems
+
+
+def test_only_workers_of_this_gunicorn_are_killed(demo, tmp_path):
+    kill = importlib.import_module("kill")
+    log = "".join(f"[t] [{pid}] [INFO] Booting worker with pid: {pid}\n" for pid in (1, os.getpid(), os.getppid()))
+    gunicorn = SimpleNamespace(pid=2**22, log=lambda: log)
+    assert kill._workers(gunicorn) == set()
 
 
 def test_a_row_for_each_process_and_how_it_ended(demo):
