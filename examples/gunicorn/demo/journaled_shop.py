@@ -1,6 +1,7 @@
 """The shop as the demo serves it: what is tracked is written down, so that it can be counted afterwards."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import klime_mp
@@ -16,7 +17,24 @@ def write_down(event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-klime_mp.configure(before_send=write_down)
+def written_down(call: Callable[..., str | None]) -> Callable[..., str | None]:
+    """A call of the client that is written down when it has returned: a worker may be killed inside it."""
+
+    def calling(*arguments: Any, **more: Any) -> str | None:
+        message_id = call(*arguments, **more)
+        if message_id is not None:
+            write_down({"messageId": message_id})
+        return message_id
+
+    return calling
+
+
+if "DEMO_KILLS" in os.environ:
+    klime_mp.configure()
+    for name in ("track", "identify", "group"):
+        setattr(klime_mp, name, written_down(getattr(klime_mp, name)))
+else:
+    klime_mp.configure(before_send=write_down)
 
 from shop import app  # noqa: E402  (it tracks an event while it is imported: the client has to be there)
 

@@ -5,6 +5,8 @@ them in order; and each is ended by its pid.
 """
 
 import contextlib
+import http.client
+import json
 import os
 import re
 import signal
@@ -12,10 +14,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 READY_SECONDS = 20  # a cold start on a small, busy machine
+DRAIN_SECONDS = 30
 STOP_SECONDS = 40  # gunicorn itself gives its workers 30 (graceful_timeout)
 SHOP = Path(__file__).resolve().parent.parent
 
@@ -114,6 +118,57 @@ def endpoint_of(collector: Program) -> str:
     collector.wait_until(lambda: ready.search(collector.log()) is not None, "ready")
     match = ready.search(collector.log())
     return match[1] if match else ""
+
+
+def arrived(endpoint: str) -> list[str]:
+    """The messageId of every event the collector holds."""
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(endpoint).netloc, timeout=15)
+    try:
+        connection.request("GET", "/events")
+        events = json.loads(connection.getresponse().read())["events"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise DemoError(f"the collector does not give its events back: {error!r}") from error
+    finally:
+        connection.close()
+    return [event["messageId"] for event in events]
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, *, workers: int, max_requests: int, environment: dict[str, str]
+) -> Iterator[tuple[Program, int]]:
+    """gunicorn, once it serves the shop, and the port it does so on."""
+    with contextlib.ExitStack() as stack:
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+            port = listener.getsockname()[1]
+            gunicorn = start_gunicorn(
+                folder, listener, workers=workers, max_requests=max_requests, environment=environment
+            )
+        stack.enter_context(running(gunicorn))
+        gunicorn.wait_until(lambda: "Booting worker" in gunicorn.log(), "serving")
+        yield gunicorn, port
+
+
+def drain(folder: Path, environment: dict[str, str]) -> str:
+    """Run `klime-mp drain`, and return what it says."""
+    command = [sys.executable, "-m", "klime_mp.cli", "drain"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=_environment(folder) | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DRAIN_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"klime-mp drain had not ended after {DRAIN_SECONDS:g} s") from None
+    if done.returncode != 0:
+        raise DemoError(f"klime-mp drain ended with status {done.returncode}: {done.stdout}")
+    return done.stdout.strip()
 
 
 def start_gunicorn(

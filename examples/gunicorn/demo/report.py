@@ -80,6 +80,49 @@ def totals(lines: Sequence[Row]) -> str:
     return f"total: {tracked} tracked, {delivered} delivered, {lost} lost, {duplicated} duplicated"
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What became of the events of one run in which workers were killed."""
+
+    name: str
+    kills: int
+    tracked: int
+    delivered: int  # distinct events
+    duplicated: int  # copies beyond the first, with the same messageId
+    strangers: int  # their process was killed before it could write them down
+
+    @property
+    def lost(self) -> int:
+        """Tracked and never seen again."""
+        return self.tracked - self.delivered
+
+
+def tally(name: str, kills: int, journal: str, arrived: Iterable[str]) -> Tally:
+    """Count one run; the arguments are those of `rows`."""
+    copies = collections.Counter(arrived)
+    tracked = {line.split()[1] for line in journal.splitlines()}
+    return Tally(
+        name=name,
+        kills=kills,
+        tracked=len(tracked),
+        delivered=sum(1 for message_id in tracked if copies[message_id]),
+        duplicated=copies.total() - len(copies),
+        strangers=len(set(copies) - tracked),
+    )
+
+
+def comparison(tallies: Sequence[Tally]) -> Table:
+    """The runs, as a table for the terminal."""
+    result = Table(title="Events of workers that were killed", title_justify="left")
+    result.add_column("run")
+    for name in ("kills", "tracked", "delivered", "lost", "duplicated"):
+        result.add_column(name, justify="right")
+    for each in tallies:
+        numbers = (each.kills, each.tracked, each.delivered, each.lost, each.duplicated)
+        result.add_row(each.name, *map(str, numbers), style="bold red" if each.lost else None)
+    return result
+
+
 def _endings(gunicorn_log: str) -> dict[int, str]:
     """Why each worker ended, by pid: gunicorn logs `[time] [pid] [LEVEL] message`."""
     endings: dict[int, str] = {}

@@ -4,30 +4,30 @@ A local collector stands in for Klime. A bounded load of real HTTP requests goes
 gunicorn gets a SIGHUP, replaces workers that have served enough requests, and is stopped at the end. Then
 what each process tracked is compared with what the collector holds. Exit status 0 means: nothing lost,
 nothing twice.
+
+`--kill` is another demo: workers are killed at random moments, with a spool and without; see `kill.py`.
 """
 
 import argparse
 import collections
 import contextlib
-import http.client
-import json
 import signal
-import socket
 import sys
 import tempfile
 import time
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from customers import Customers
-from processes import DemoError, Program, endpoint_of, running, start_collector, start_gunicorn
+from kill import compare
+from processes import DemoError, Program, arrived, endpoint_of, running, serving, start_collector
 from report import Row, rows, strangers, table, totals
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 RELOAD_AT = 0.4  # of the load
+KILLS = 30
 BAD_ANSWERS = 0.05  # of the good ones; whatever became of a request, its event counts if it was tracked
 LOG_LINES = 25  # of gunicorn's last words, when something went wrong
 
@@ -40,6 +40,7 @@ class Options:
     workers: int
     seconds: int
     max_requests: int
+    kill: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="klime-mp-demo-") as name:
         folder = Path(name)
         try:
+            if options.kill:
+                return compare(options, folder, console)
             outcome = demo(options, folder, console)
         except DemoError as error:
             _show_log(console, folder)
@@ -94,27 +97,17 @@ def demo(options: Options, folder: Path, console: Console) -> Outcome:
             "KLIME_ENDPOINT": endpoint,
             "KLIME_WRITE_KEY": "demo-key",
         }
-        with contextlib.ExitStack() as stack:
-            with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
-                port = listener.getsockname()[1]
-                gunicorn = start_gunicorn(
-                    folder,
-                    listener,
-                    workers=options.workers,
-                    max_requests=options.max_requests,
-                    environment=environment,
-                )
-            stack.enter_context(running(gunicorn))
-            gunicorn.wait_until(lambda: "Booting worker" in gunicorn.log(), "serving")
+        serves = serving(folder, workers=options.workers, max_requests=options.max_requests, environment=environment)
+        with serves as (gunicorn, port):
             console.print(f"gunicorn:  http://127.0.0.1:{port}, --preload, master {gunicorn.pid}")
             answers = _load(options, port, gunicorn, console)
             console.print("stop:      TERM to the master")
             status = gunicorn.stop()
-        arrived = _arrived(endpoint)
+        received = arrived(endpoint)
     written = journal.read_text()
     return Outcome(
-        rows=rows(written, arrived, gunicorn.log(), gunicorn.pid),
-        strangers=strangers(written, arrived),
+        rows=rows(written, received, gunicorn.log(), gunicorn.pid),
+        strangers=strangers(written, received),
         answers=answers,
         gunicorn_status=status,
     )
@@ -139,19 +132,6 @@ def _load(options: Options, port: int, gunicorn: Program, console: Console) -> c
             time.sleep(0.02)
         bar.update(task, completed=customers.done())
     return customers.answers
-
-
-def _arrived(endpoint: str) -> list[str]:
-    """The messageId of every event the collector holds."""
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(endpoint).netloc, timeout=15)
-    try:
-        connection.request("GET", "/events")
-        events = json.loads(connection.getresponse().read())["events"]
-    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-        raise DemoError(f"the collector does not give its events back: {error!r}") from error
-    finally:
-        connection.close()
-    return [event["messageId"] for event in events]
 
 
 def _problems(outcome: Outcome, options: Options) -> list[str]:
@@ -194,6 +174,15 @@ def _options(arguments: Sequence[str] | None) -> Options:
         ("max-requests", 150, "requests after which a worker is replaced"),
     ):
         parser.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=meaning)
+    parser.add_argument(
+        "--kill",
+        type=_positive,
+        nargs="?",
+        const=KILLS,
+        default=0,
+        metavar="N",
+        help=f"instead, SIGKILL so many workers ({KILLS} if not said), with a spool and without",
+    )
     return Options(**vars(parser.parse_args(arguments)))
 
 
