@@ -39,6 +39,9 @@ while True:
     time.sleep(0.002)
 """
 
+# The same, with a new file for every dozen events.
+ROTATING = "import klime_mp._spool\nklime_mp._spool.SEGMENT_BYTES = 4_000" + FAMILY
+
 
 class Moments:
     """Random moments, and the seed that they come from."""
@@ -249,3 +252,17 @@ def test_killed_in_the_middle_of_adopting(collector, tmp_path, moments):
     collector.faults()
     drain(family)
     assert_nothing_lost(family, collector, moments, 5 + 2 * rounds)
+
+
+def test_killed_in_the_middle_of_rotating(collector, tmp_path, moments):
+    klime = options(tmp_path, flush_interval=SOON)
+    rounds, most_files = 10, 0
+    for _ in range(rounds):
+        with Program(tmp_path, collector, "python", "-c", ROTATING, 1, klime=klime) as family:
+            tracked = len(family.journal())
+            family.wait_for_events(tracked + 100)
+            moments.wait(0.1)
+        most_files = max(most_files, len(list((tmp_path / "spool").glob("*/*"))))
+    assert most_files > 2, "no process had a second file"
+    drain(family)
+    assert_nothing_lost(family, collector, moments, 2 * rounds)
