@@ -192,11 +192,11 @@ def has_begun() -> bool:
 
 
 def within(timeout: float, work: Callable[[float], T]) -> T:
-    """`work(deadline)` for a shutdown by `timeout` seconds; in an exit that has begun, as one of its handlers."""
+    """`work(seconds)` for a shutdown of at most `timeout` seconds; in an exit that has begun, as one of its handlers."""
     if not has_begun():
-        return work(time.monotonic() + timeout)
+        return work(timeout)
     with _exit.get() as here:
-        return work(min(time.monotonic() + timeout, here.deadline(timeout)))
+        return work(min(timeout, here.deadline(timeout) - time.monotonic()))
 
 
 def no_more_threads() -> bool:

@@ -159,7 +159,7 @@ class ProcessState:
         if timeout_ms is None:
             timeout_ms = self._config.shutdown_timeout
         self._clock.deadline(timeout_ms)  # which checks it
-        in_time = _exit.within(max(0.0, timeout_ms / 1000.0), lambda end: self._road.drain(end, "shutdown"))
+        in_time = _exit.within(max(0.0, timeout_ms / 1000.0), lambda left: self._drain(left, "shutdown"))
         self._log.summarise()
         return in_time
 
@@ -245,8 +245,11 @@ class ProcessState:
                 return None
         if _exit.handlers_are_over() and self._road.exit_timeout is not None:
             # Nobody comes after us who would wait for this event.
-            _exit.within(self._road.exit_timeout, self._road.drain)
+            _exit.within(self._road.exit_timeout, self._drain)
         return message_id
+
+    def _drain(self, seconds: float, refusal: str | None = None) -> bool:
+        return self._road.drain(self._clock.deadline(seconds * 1000.0), refusal)
 
     def _make_room(self, bodies: list[bytes], count: int, whose: Whose) -> None:
         """The spool was full: these waited longest, and are gone."""

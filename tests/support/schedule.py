@@ -30,7 +30,7 @@ class Schedule:
     ) -> None:
         self.taken: list[tuple[int, int]] = []  # (choice, how many there were)
         self.inside = inside
-        self.now = 1000.0
+        self.now = 1e9  # far from the real clock's, so that who mixes the two is found out
         self._choices = choices
         self._jumps_left = time_jumps
         self._preemptions_left = preemptions
