@@ -29,17 +29,13 @@ class Callbacks:
         self._on_drop = config.on_drop
         self._before_send = config.before_send
         self._log = log
+        self.filters = config.before_send is not None
         self._inside: set[int] = set()  # threads in on_error or on_success
         self._dropping: set[int] = set()  # threads in on_drop
 
     def inside(self) -> bool:
         """Is this thread in `on_error` or `on_success`? Who would wait for the sender there waits for itself."""
         return threading.get_ident() in self._inside
-
-    @property
-    def filters(self) -> bool:
-        """Is there a `before_send`?"""
-        return self._before_send is not None
 
     def before_send(self, body: bytes) -> Any:
         """The user's last look; raises what the user's function raises."""

@@ -152,16 +152,8 @@ class Client:
         Returns:
             The event's messageId when it was accepted, None when it was dropped.
         """
-        return self._here().submit(
-            "track",
-            event=event,
-            payload=properties,
-            user_id=user_id,
-            group_id=group_id,
-            timestamp=timestamp,
-            message_id=message_id,
-            context=context,
-        )
+        here = self._states.get()
+        return here.submit("track", event, properties, user_id, group_id, timestamp, message_id, context)
 
     def identify(
         self,
@@ -173,9 +165,8 @@ class Client:
         context: Properties = None,
     ) -> str | None:
         """Record who a user is: `traits` such as name, email, plan. Otherwise like `track`."""
-        return self._here().submit(
-            "identify", user_id=user_id, payload=traits, timestamp=timestamp, message_id=message_id, context=context
-        )
+        here = self._states.get()
+        return here.submit("identify", None, traits, user_id, None, timestamp, message_id, context)
 
     def group(
         self,
@@ -188,15 +179,8 @@ class Client:
         context: Properties = None,
     ) -> str | None:
         """Record what an organisation is and, with a `user_id`, that the user is part of it. Otherwise like `track`."""
-        return self._here().submit(
-            "group",
-            group_id=group_id,
-            payload=traits,
-            user_id=user_id,
-            timestamp=timestamp,
-            message_id=message_id,
-            context=context,
-        )
+        here = self._states.get()
+        return here.submit("group", None, traits, user_id, group_id, timestamp, message_id, context)
 
     def track_sync(
         self,
@@ -234,15 +218,7 @@ class Client:
             ValueError: `timeout_ms` is not a number.
         """
         return self._here().submit_now(
-            "track",
-            timeout_ms,
-            event=event,
-            payload=properties,
-            user_id=user_id,
-            group_id=group_id,
-            timestamp=timestamp,
-            message_id=message_id,
-            context=context,
+            timeout_ms, "track", event, properties, user_id, group_id, timestamp, message_id, context
         )
 
     def identify_sync(
@@ -257,13 +233,7 @@ class Client:
     ) -> BatchResponse:
         """`identify`, sent and answered as by `track_sync`."""
         return self._here().submit_now(
-            "identify",
-            timeout_ms,
-            user_id=user_id,
-            payload=traits,
-            timestamp=timestamp,
-            message_id=message_id,
-            context=context,
+            timeout_ms, "identify", None, traits, user_id, None, timestamp, message_id, context
         )
 
     def group_sync(
@@ -279,14 +249,7 @@ class Client:
     ) -> BatchResponse:
         """`group`, sent and answered as by `track_sync`."""
         return self._here().submit_now(
-            "group",
-            timeout_ms,
-            group_id=group_id,
-            payload=traits,
-            user_id=user_id,
-            timestamp=timestamp,
-            message_id=message_id,
-            context=context,
+            timeout_ms, "group", None, traits, user_id, group_id, timestamp, message_id, context
         )
 
     # --- life

@@ -7,10 +7,10 @@ steps of which one comes first, so no event is left behind by a thread that has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from klime_mp._clock import NEVER, Clock, Latch, atomic
 from klime_mp._fork import getpid
@@ -36,7 +36,7 @@ class Opens(Protocol):
 class Shift:
     """One run of the sending loop: by its own thread, or in a caller's (`here`, its ident) until `limit`."""
 
-    __slots__ = ("began", "busy_at", "expected_by", "here", "in_vain", "limit")
+    __slots__ = ("began", "busy_at", "expected_by", "here", "in_vain", "limit", "over_at")
 
     def __init__(self, now: float, *, here: int = 0, limit: float = NEVER, in_vain: int = 0) -> None:
         self.in_vain = in_vain
@@ -45,10 +45,13 @@ class Shift:
         self.here = here
         self.limit = limit
         self.began = False
+        # Who was to work it has not come by then, or not come back: an exception struck at the wrong moment.
+        self.over_at = min(self.expected_by, limit)
 
-    def is_over(self, now: float) -> bool:
-        """Whoever was to work it never came, or did not come back: an exception struck at the wrong moment."""
-        return (not self.began and now >= self.expected_by) or now >= self.limit
+    def begin(self) -> None:
+        """Whoever works it is there."""
+        self.began = True
+        self.over_at = self.limit
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,13 @@ class Backlog:
     max_bytes: int
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """An event is in. These were dropped for it, oldest first; it may be one of them itself."""
 
-    serial: int
-    evicted: list[Entry]
+    evicted: Sequence[Entry]
+
+
+TAKEN = Accepted(())  # and nothing had to go
 
 
 @dataclass(frozen=True)
@@ -176,24 +180,32 @@ class Dispatch:
 
     # --- events
 
-    @atomic
     def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused | Shift:
         """Take an event in; or a shift that has to be begun first, then ask again."""
+        with self._lock: return self._accept(body, place)  # noqa: E701 # fmt: skip # `atomic`, without its detour
+
+    def _accept(self, body: bytes, place: Place | None) -> Accepted | Refused | Shift:
         if self.refusal is not None:
             self._ledger.dropped[self.refusal] += 1
             return Refused(self.refusal)
         now = self._clock.monotonic()
         shift = self._shift
-        if (shift is None or shift.is_over(now)) and now >= self._start_again_at and not self.holding:
+        if (shift is None or now >= shift.over_at) and now >= self._start_again_at and not self.holding:
             shift = self._shift = Shift(now)
             return shift
-        evicted = self._queue.append(body, now, place)
-        if evicted and self._waiters:
-            self._let_flushes_go()
+        queue = self._queue
+        evicted = queue.append(body, now, place)
         asleep = self._asleep
-        if asleep is not None and self._due(now) < asleep.until:
+        if asleep is not None and (
+            # Is anything due earlier than the sender knows? Events that were there before, it knows of.
+            len(queue) >= self._max_batch_size or now + self._flush_interval < asleep.until or self._closers
+        ):
             self._wake()
-        return Accepted(self._queue.last_serial, evicted)
+        if not evicted:
+            return TAKEN
+        if self._waiters:
+            self._let_flushes_go()
+        return Accepted(evicted)
 
     @atomic
     def accept_alone(self, batch: Batch, body: bytes) -> Refused | None:
@@ -236,7 +248,7 @@ class Dispatch:
         """What whoever works `shift` does now; None: go home."""
         if self._shift is not shift:
             return None
-        shift.began = True
+        shift.begin()
         now = self._clock.monotonic()
         if now >= shift.limit or (shift.here and self.in_vain != shift.in_vain):
             self._shift = None
@@ -420,7 +432,7 @@ class Dispatch:
         self._waiters.append((mark, latch))
         now = self._clock.monotonic()
         shift = self._shift
-        if shift is None or shift.is_over(now):
+        if shift is None or now >= shift.over_at:
             shift = self._shift = Shift(now)
             return Asked(done=False, shift=shift, again_at=shift.expected_by)
         self._wake()

@@ -44,8 +44,13 @@ class TooLargeError(ValueError):
     """The JSON would certainly be larger than `MAX_BYTES`."""
 
 
-def encode(value: Any) -> bytes:
+def encode(value: Any, *foreign: Any) -> bytes:
     """`value` as compact UTF-8 JSON.
+
+    Args:
+        value: what is written.
+        foreign: those parts of it that may be anything, if all others are known to be JSON's own types: to look at
+            each item is half of the work.
 
     Raises:
         UnencodableError: it contains itself, is nested too deeply, or one of its methods raised.
@@ -53,7 +58,7 @@ def encode(value: Any) -> bytes:
     """
     if orjson is not None:
         try:
-            if _is_plain(value):
+            if _are_plain(foreign or (value,)):
                 # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
                 return b"".join((orjson.dumps(value), b""))
         except (orjson.JSONEncodeError, RuntimeError):  # or another thread changed a dict that was looked at
@@ -177,9 +182,9 @@ _MAX_CONTAINERS = 10_000  # so that looking at a cycle ends; an event with more 
 _MAX_CONVERSIONS = 10  # an Enum whose value is a numpy scalar needs two
 
 
-def _is_plain(value: Any) -> bool:
-    """Is it a tree of JSON's own types, subclasses excluded? Keys are for orjson to check."""
-    containers: list[Any] = [(value,)]
+def _are_plain(values: tuple[Any, ...]) -> bool:
+    """Are they trees of JSON's own types, subclasses excluded? Keys are for orjson to check."""
+    containers: list[Any] = [values]
     for container in containers:
         for item in container.values() if type(container) is dict else container:
             kind = type(item)

@@ -7,6 +7,7 @@ caller changes afterwards changes nothing.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -31,55 +32,68 @@ class TooLargeEventError(Exception):
     """An event larger than 200 KiB. Not an argument's fault in itself, so not an InvalidEventError."""
 
 
-def build(
+def build(  # noqa: C901 # a table of arguments
     kind: str,
-    *,
     event: Any = None,
+    payload: Any = None,
     user_id: Any = None,
     group_id: Any = None,
-    payload: Any = None,
     timestamp: Any = None,
     message_id: Any = None,
     context: Any = None,
 ) -> dict[str, Any]:
     """An event as a dict in the wire's words, values as the caller gave them.
 
+    On the hot path: the usual types are told by one comparison, and only what is given is looked at.
+
     Raises:
         InvalidEventError: an argument breaks a rule; the text names it.
     """
-    payload_name = _TYPES[kind][0]
+    if type(message_id) is not str or not message_id:
+        message_id = _identifier("message_id", message_id) or str(uuid4())
     built: dict[str, Any] = {
         "type": kind,
-        "messageId": _identifier("message_id", message_id) or str(uuid4()),
-        "timestamp": _timestamp(timestamp),
+        "messageId": message_id,
+        "timestamp": _now() if timestamp is None else _timestamp(timestamp),
     }
     if kind == "track":
         if not isinstance(event, str) or not event:
             raise InvalidEventError(f"event must be a non-empty str, not {_shown(event)}")
-        built["event"] = event
-    user, group = _identifier("user_id", user_id), _identifier("group_id", group_id)
-    if user:
-        built["userId"] = user
-    if group:
-        built["groupId"] = group
+        built["event"] = event if type(event) is str else str.__str__(event)
+    if user_id is not None:
+        user = user_id if type(user_id) is str else _identifier("user_id", user_id)
+        if user:
+            built["userId"] = user
+    if group_id is not None:
+        group = group_id if type(group_id) is str else _identifier("group_id", group_id)
+        if group:
+            built["groupId"] = group
     _require_ids(built)
-    payload = _mapping(payload_name, payload)
-    if payload:
-        built[payload_name] = payload
-    # A copy: callbacks may be shown this very dict.
-    built["context"] = {"library": {**_LIBRARY}, **_mapping("context", context)}
+    if payload is not None:
+        name = _TYPES[kind][0]
+        properties = _mapping(name, payload)
+        if properties:
+            built[name] = properties
+    # A copy: nobody shall change the next event's.
+    built["context"] = {"library": _LIBRARY.copy()}
+    if context is not None:
+        built["context"].update(_mapping("context", context))
     return built
 
 
-def to_json(event: Mapping[str, Any]) -> bytes:
+def to_json(event: Mapping[str, Any], *foreign: Any) -> bytes:
     """The event as it is sent. Its size is for the caller to check, unless it is beyond all bounds.
+
+    Args:
+        event: as `build` or `check` made it.
+        foreign: the values in it that are not of our making, when they are known; see `_encoding.encode`.
 
     Raises:
         InvalidEventError: a value in it has no JSON.
         TooLargeEventError: there is no point in writing it all out.
     """
     try:
-        return _encoding.encode(event)
+        return _encoding.encode(event, *foreign)
     except _encoding.UnencodableError as error:
         raise InvalidEventError(f"{_culprit(event)} cannot be written as JSON: {error}") from error
     except _encoding.TooLargeError:
@@ -119,10 +133,11 @@ def check(returned: Any) -> dict[str, Any]:
 def _require_ids(event: dict[str, Any]) -> None:
     kind = event["type"]
     needed = _TYPES[kind][1]
-    if needed is not None and needed not in event:
+    if needed is None:
+        if "userId" not in event and "groupId" not in event:
+            raise InvalidEventError(f"{kind} needs a user_id or a group_id")
+    elif needed not in event:
         raise InvalidEventError(f"{kind} needs a {_ARGUMENTS[needed]}")
-    if needed is None and "userId" not in event and "groupId" not in event:
-        raise InvalidEventError(f"{kind} needs a user_id or a group_id")
 
 
 def _identifier(argument: str, value: Any) -> str:
@@ -155,23 +170,36 @@ def _mapping(argument: str, value: Any) -> dict[Any, Any]:
         raise InvalidEventError(f"{argument} cannot be read: it raised {type(error).__name__}") from error
 
 
+def _now() -> str:
+    """This moment, UTC with milliseconds, truncated."""
+    global _this_second  # noqa: PLW0603 # one assignment; threads that race write down the same
+    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    latest, text = _this_second
+    if latest != seconds:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        _this_second = (seconds, text)
+    return f"{text}.{milliseconds:03d}Z"
+
+
+_this_second = (-1, "")  # since the epoch, and as it is written
+
+
 def _timestamp(value: Any) -> str:
     """UTC with milliseconds, truncated."""
     if value is None:
-        value = datetime.now(timezone.utc)
-    elif not isinstance(value, datetime):
+        return _now()
+    if not isinstance(value, datetime):
         raise InvalidEventError(f"timestamp must be an aware datetime, not {_shown(value)}")
-    else:
-        try:
-            if value.utcoffset() is None:
-                raise InvalidEventError("timestamp must be an aware datetime, not a naive one: give it a tzinfo")
-            value = value.astimezone(timezone.utc)
-        except InvalidEventError:
+    try:
+        if value.utcoffset() is None:
+            raise InvalidEventError("timestamp must be an aware datetime, not a naive one: give it a tzinfo")
+        value = value.astimezone(timezone.utc)
+    except InvalidEventError:
+        raise
+    except Exception as error:  # OverflowError in the first and last hours of time; whatever a tzinfo raises
+        if raised_by_signal(error):
             raise
-        except Exception as error:  # OverflowError in the first and last hours of time; whatever a tzinfo raises
-            if raised_by_signal(error):
-                raise
-            raise InvalidEventError(f"timestamp cannot be expressed in UTC: {type(error).__name__}") from error
+        raise InvalidEventError(f"timestamp cannot be expressed in UTC: {type(error).__name__}") from error
     text: str = datetime.isoformat(value, timespec="milliseconds")
     return text[:-6] + "Z"
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from klime_mp import _hold, _host
 from klime_mp._clock import NEVER
-from klime_mp._fork import PerProcess
+from klime_mp._fork import PerProcess, getpid
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -192,7 +192,7 @@ def has_begun() -> bool:
 
 
 def within(timeout: float, work: Callable[[float], T]) -> T:
-    """`work(seconds)` for a shutdown of at most `timeout` seconds; in an exit that has begun, as one of its handlers."""
+    """`work(seconds)` for a shutdown of at most `timeout` seconds; in an exit under way, as one of its handlers."""
     if not has_begun():
         return work(timeout)
     with _exit.get() as here:
@@ -206,8 +206,19 @@ def no_more_threads() -> bool:
 
 def handlers_are_over() -> bool:
     """Has the last exit handler of this process run, so that nobody will wait for a new event?"""
+    if not _in_some_process:  # asked at each event; the usual answer costs nothing
+        return False
     here = _exit.peek()
     return here is not None and here.handlers_are_over
+
+
+# Is it so in this process, or was it in an ancestor? Then there is a pid in it.
+_in_some_process: list[int] = []
+
+
+def _handlers_are_over() -> None:
+    _in_some_process.append(getpid())
+    _exit.get().handlers_are_over = True
 
 
 def run_last() -> None:
@@ -215,7 +226,7 @@ def run_last() -> None:
     try:
         run()
     finally:
-        _exit.get().handlers_are_over = True
+        _handlers_are_over()
 
 
 def _register_finalizer() -> None:
@@ -233,7 +244,7 @@ def _finalize() -> None:
     finally:
         if sys.modules["multiprocessing"].parent_process() is not None:
             # A child's threads, and finalizers of a lower priority, come after this one, and nothing of ours does.
-            _exit.get().handlers_are_over = True
+            _handlers_are_over()
 
 
 class _Anchor:

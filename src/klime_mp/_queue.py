@@ -11,7 +11,7 @@ signal handler that raises, one that calls `track`, a finalizer run by the garba
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,7 +112,7 @@ class Queue:
             return True
         return any(batch.first <= mark for batch in list(self._taken) if not batch.alone)
 
-    def append(self, body: bytes, now: float, place: Place | None = None) -> list[Entry]:
+    def append(self, body: bytes, now: float, place: Place | None = None) -> Sequence[Entry]:
         """Accept an event; returns what had to be dropped for it, oldest first (it may be among them).
 
         What is in the spool leaves only the memory.
@@ -120,10 +120,13 @@ class Queue:
         self.last_serial = serial = self.last_serial + 1
         entry, size, ledger = Entry(serial, now, body, place), len(body), self._ledger
         ledger.accepted += 1; self._bytes += size; self._waiting.append(entry)  # noqa: E702 # fmt: skip
+        return self._evict() if self._over_the_bounds() else ()
+
+    def _evict(self) -> list[Entry]:
         evicted: list[Entry] = []
         while self._waiting and self._over_the_bounds():
             if not _is_safe(self._waiting[0]):
-                ledger.dropped["queue_full"] += 1; evicted.append(self._waiting.popleft())  # noqa: E702 # fmt: skip
+                self._ledger.dropped["queue_full"] += 1; evicted.append(self._waiting.popleft())  # noqa: E702 # fmt: skip
                 self._bytes -= len(evicted[-1].body)
             else:
                 self.on_disk += 1; put_off = self._waiting.popleft()  # noqa: E702 # fmt: skip
@@ -260,10 +263,14 @@ class Queue:
         self._taken.discard(batch)
 
     def _in_flight(self) -> int:
-        return sum(len(batch.entries) for batch in list(self._taken))
+        count = 0
+        for batch in list(self._taken):
+            count += len(batch.entries)
+        return count
 
     def _over_the_bounds(self) -> bool:
-        return len(self._waiting) + self._in_flight() > self._max_events or self._bytes > self._max_bytes
+        count = len(self._waiting) + (self._in_flight() if self._taken else 0)
+        return count > self._max_events or self._bytes > self._max_bytes
 
 
 def _is_safe(entry: Entry) -> bool:

@@ -15,11 +15,12 @@ from klime_mp._aside import Aside
 from klime_mp._callbacks import Callbacks
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import Delivery
-from klime_mp._dispatch import Dispatch, Refused
+from klime_mp._dispatch import TAKEN, Accepted, Dispatch, Refused
 from klime_mp._encoding import decode
 from klime_mp._fork import getpid
 from klime_mp._hold import Claim, Hold
 from klime_mp._log import RateLimitedLog
+from klime_mp._message_ids import MessageIds
 from klime_mp._queue import Batch, Queue
 from klime_mp._response import BatchResponse
 from klime_mp._retry import RetryPolicy
@@ -32,7 +33,7 @@ from klime_mp.exceptions import InvalidEventError, SendError
 
 if TYPE_CHECKING:
     from klime_mp._config import Config
-    from klime_mp._spool import Whose
+    from klime_mp._spool import Place, Whose
 
 # How much longer than its deadline a sync call waits for the thread that knows why there was no answer.
 _GRACE = 0.05
@@ -53,6 +54,7 @@ class ProcessState:
         self._log = RateLimitedLog(config.logger, clock.monotonic, config.redact)
         self._callbacks = Callbacks(config, self._log)
         self._policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
+        self._message_ids = MessageIds()
         self._refusal = None if config.enabled else "disabled"
         # In a process that only loads nothing is written: every worker would inherit the file.
         self._spool: Spool = NoSpool()
@@ -115,28 +117,38 @@ class ProcessState:
         """In a child: close what it inherited of this state's files."""
         self._spool.forget()
 
-    def submit(self, kind: str, **arguments: Any) -> str | None:
+    def submit(
+        self,
+        kind: str,
+        event: Any = None,
+        payload: Any = None,
+        user_id: Any = None,
+        group_id: Any = None,
+        timestamp: Any = None,
+        message_id: Any = None,
+        context: Any = None,
+    ) -> str | None:
         """An async call: the messageId when the event was accepted."""
         try:
-            made = self._make(kind, arguments)
+            message_id, body = self._make(kind, event, payload, user_id, group_id, timestamp, message_id, context)
         except _Dropped as drop:
             self._drop(kind, drop)
             if self._config.strict and isinstance(drop.error, InvalidEventError):
                 raise drop.error from None
             return None
         try:
-            return self._enqueue(kind, *made)
+            return self._enqueue(kind, message_id, body)
         except Exception as error:  # a defect of ours, or no memory: the caller's request must not suffer
             if raised_by_signal(error):
                 raise
             self._log("internal", logging.ERROR, f"{kind}: internal error: {error!r}")
             return None
 
-    def submit_now(self, kind: str, timeout_ms: float | None, **arguments: Any) -> BatchResponse:
-        """A sync call."""
+    def submit_now(self, timeout_ms: float | None, kind: str, *arguments: Any) -> BatchResponse:
+        """A sync call; `arguments` as of `submit`."""
         timeout = self._config.request_timeout if timeout_ms is None else timeout_ms
         try:
-            _, body = self._make(kind, arguments)
+            _, body = self._make(kind, *arguments)
         except _Dropped as drop:
             self._dispatch.drop(drop.reason)
             if drop.error is None:
@@ -193,13 +205,25 @@ class ProcessState:
 
     # --- along the road
 
-    def _make(self, kind: str, arguments: dict[str, Any]) -> tuple[str, bytes]:
+    def _make(
+        self,
+        kind: str,
+        event: Any,
+        payload: Any,
+        user_id: Any,
+        group_id: Any,
+        timestamp: Any,
+        message_id: Any,
+        context: Any,
+    ) -> tuple[str, bytes]:
         """The event's messageId and JSON. Raises _Dropped, whatever was passed."""
         try:
-            event = _event.build(kind, **arguments)
-            body = _event.to_json(event)
+            if message_id is None:
+                message_id = self._message_ids.draw()
+            built = _event.build(kind, event, payload, user_id, group_id, timestamp, message_id, context)
+            body = _event.to_json(built, payload, context)
             if self._callbacks.filters:
-                event, body = self._filter(event, body)
+                built, body = self._filter(built, body)
         except _Dropped:
             raise
         except _event.TooLargeEventError:
@@ -213,7 +237,7 @@ class ProcessState:
             raise _Dropped("invalid", invalid) from None
         if len(body) > _event.MAX_EVENT_BYTES:
             raise _Dropped("too_large", InvalidEventError(_TOO_LARGE), body)
-        return event["messageId"], body
+        return built["messageId"], body
 
     def _filter(self, event: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Show the event, as it would be sent, to `before_send`."""
@@ -232,21 +256,24 @@ class ProcessState:
     def _enqueue(self, kind: str, message_id: str, body: bytes) -> str | None:
         place = self._spool.append(body) if self._dispatch.refusal is None else None
         answer = self._road.accept(body, place)
+        if answer is not TAKEN and not self._tell(kind, answer, body, place):
+            return None
+        if _exit.handlers_are_over() and self._road.exit_timeout is not None:
+            # Nobody comes after us who would wait for this event.
+            _exit.within(self._road.exit_timeout, self._drain)
+        return message_id
+
+    def _tell(self, kind: str, answer: Accepted | Refused, body: bytes, place: Place | None) -> bool:
+        """Tell log and callbacks what was dropped; is the event in?"""
         if isinstance(answer, Refused):
             self._spool.acknowledge([place])
             level = logging.WARNING if answer.reason == "shutdown" else logging.DEBUG
             self._log(answer.reason, level, f"{kind} was dropped: the client is {_STATES[answer.reason]}")
             self._callbacks.drop(body, answer.reason)
-            return None
-        if answer.evicted:
-            dropped = [entry.body for entry in answer.evicted]
-            self._say_dropped(dropped, len(dropped), "queue")
-            if any(each is body for each in dropped):
-                return None
-        if _exit.handlers_are_over() and self._road.exit_timeout is not None:
-            # Nobody comes after us who would wait for this event.
-            _exit.within(self._road.exit_timeout, self._drain)
-        return message_id
+            return False
+        dropped = [entry.body for entry in answer.evicted]
+        self._say_dropped(dropped, len(dropped), "queue")
+        return not any(each is body for each in dropped)
 
     def _drain(self, seconds: float, refusal: str | None = None) -> bool:
         return self._road.drain(self._clock.deadline(seconds * 1000.0), refusal)

@@ -68,6 +68,7 @@ class Transport:
         adapter = _Adapter(self._budget, _Wire())
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
+        self._prepared: tuple[requests.PreparedRequest, Any] | None = None
 
     def post(self, body: bytes, deadline: float = NEVER) -> Answer:
         """POST `body` and read the answer, by `deadline` (monotonic seconds) at the latest."""
@@ -76,9 +77,10 @@ class Transport:
             return Answer(None, "there was no time left to send it")
         self._budget.set(deadline, self._per_part)
         try:
-            response = self._session.post(
-                self._url, data=body, timeout=(left, left), allow_redirects=False, stream=True
-            )
+            request, settings = self._prepared = self._prepared or self._prepare()
+            request.body = body
+            request.prepare_content_length(body)
+            response = self._session.send(request, timeout=(left, left), allow_redirects=False, **settings)
         except Exception as error:  # requests lets some of urllib3's errors through as they are
             if raised_by_signal(error):
                 raise
@@ -92,6 +94,14 @@ class Transport:
             )
         finally:
             response.close()
+
+    def _prepare(self) -> tuple[requests.PreparedRequest, Any]:
+        """What all requests have in common, made once: it costs more than to send one.
+
+        The request without a body, and what the environment says of proxies and certificates.
+        """
+        request = self._session.prepare_request(requests.Request("POST", self._url))
+        return request, self._session.merge_environment_settings(self._url, {}, stream=True, verify=None, cert=None)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The answer's body, or nothing when it could not be read: the status alone decides then."""
