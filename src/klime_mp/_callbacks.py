@@ -30,6 +30,7 @@ class Callbacks:
         self._before_send = config.before_send
         self._log = log
         self.filters = config.before_send is not None
+        self.hears_of_drops = config.on_drop is not None
         self._inside: set[int] = set()  # threads in on_error or on_success
         self._dropping: set[int] = set()  # threads in on_drop
 

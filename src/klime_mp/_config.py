@@ -83,10 +83,15 @@ def _directory(value: Any) -> str:
     try:
         path = os.fspath(value)
     except TypeError:
-        raise ValueError("the path of a directory") from None
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError("the path of a directory")
-    return path
+        path = None
+    try:
+        if isinstance(path, str) and path and "\0" not in path:
+            os.fsencode(path)
+            # Now: the program, or a child of it, may be somewhere else when it writes its first event.
+            return os.path.abspath(path)  # noqa: PTH100 # no path objects in what every fork inherits
+    except (UnicodeError, OSError):  # a lone surrogate; no working directory
+        pass
+    raise ValueError("the path of a directory")
 
 
 def _number_from(text: str) -> Any:

@@ -18,6 +18,7 @@ from klime_mp._queue import Batch, Entry, Queue
 from klime_mp._stats import Ledger, Stats
 
 if TYPE_CHECKING:
+    from klime_mp._segment import Segment
     from klime_mp._spool import Place, Whose
 
 LINGER = 0.5  # seconds an idle thread stays for the next event
@@ -140,6 +141,7 @@ class Dispatch:
         self.in_vain = 0  # tries that failed, of events that are safe in the spool
         self._backlog_at = -NEVER  # what waits in the spool is not tried before
         self._backlog_is_next = True
+        self._fetching: Shift | None = None  # it reads events out of the spool, which still count as being there
         self._failing = False  # the last try, of events that are safe
 
     # --- read without the lock: one value each
@@ -164,10 +166,9 @@ class Dispatch:
         """Has the last try failed, of events that are safe in the spool, and is the next one still to come?"""
         return self._failing and bool(self._resting or self._backlog_at > self._clock.monotonic())
 
-    def is_closed_for_good(self) -> bool:
-        """Was it shut down, and is nothing of it in memory any more?"""
-        queue = self._queue
-        return self.refusal == "shutdown" and queue.pending() == queue.on_disk + queue.adopted_on_disk + queue.let_go
+    def may_adopt(self, shift: Shift) -> bool:
+        """Is there a future in which what dead processes left could be delivered by whoever works `shift`?"""
+        return self._shift is shift and self.refusal is None and not self._closers
 
     def working_here(self) -> bool:
         """Did a signal strike this very thread while it works the shift? It cannot wait for itself."""
@@ -238,14 +239,19 @@ class Dispatch:
 
     @atomic
     def has_work(self) -> bool:
-        """Is there any?"""
-        return self._queue.unfinished(self._queue.last_serial)
+        """Is there any? A batch of others' events counts while it is on its way."""
+        return self._queue.unfinished(self._queue.last_serial + 1)
+
+    @atomic
+    def at_stake(self, mark: float) -> bool:
+        """Is an event up to `mark` in memory only, so that to stop now would lose it?"""
+        return self._queue.at_stake(mark)
 
     # --- the shift
 
     @atomic
-    def next_step(self, shift: Shift) -> Batch | Backlog | Sleep | None:
-        """What whoever works `shift` does now; None: go home."""
+    def next_step(self, shift: Shift, *, others: bool = True) -> Batch | Backlog | Sleep | None:
+        """What whoever works `shift` does now; None: go home. `others`: is there time for what dead processes left?"""
         if self._shift is not shift:
             return None
         shift.begin()
@@ -255,9 +261,10 @@ class Dispatch:
             return None
         until = shift.busy_at + LINGER if self._queue.head() is None else self._due(now)
         is_due = self._queue.head() is not None and (until <= now or bool(shift.here))
-        backlog = self._queue.on_disk > 0 or (self._queue.adopted_on_disk > 0 and not self._closers)
+        backlog = self._queue.on_disk > 0 or (self._queue.adopted_on_disk > 0 and others and not self._closers)
         if backlog and now >= self._backlog_at and (self._backlog_is_next or not is_due):
             self._backlog_is_next = False
+            self._fetching = shift
             return Backlog(self._max_batch_size, MAX_BATCH_BODY)
         if is_due:
             self._backlog_is_next = True  # new events and old ones take turns
@@ -322,27 +329,35 @@ class Dispatch:
         """Let what is in the spool wait there, for so many seconds. See `Queue.put_off`."""
         kept, gone = self._queue.put_off(batch)
         if kept or gone:
-            self._backlog_at = self._clock.monotonic() + seconds
+            again_at, closing = self._clock.monotonic() + seconds, self.closing_at()
+            self._backlog_at = again_at if closing == NEVER else max(again_at, closing)  # a shutdown has one try
             self._in_vain()
         return kept, gone
 
     @atomic
-    def load(self, bodies: list[tuple[bytes, Place]], shift: Shift) -> Batch:
-        """What waited in the spool is in memory again, as a batch on its way."""
+    def load(self, bodies: list[tuple[bytes, Place]], shift: Shift) -> Batch | None:
+        """What waited in the spool is in memory again, as a batch on its way; None: it is not to be, and waits on."""
+        fetching, self._fetching = self._fetching, None
+        if self._shift is not shift or fetching is not shift:
+            return None
         return self._queue.load(bodies, self._clock.monotonic(), shift)
 
     @atomic
     def pace(self, seconds: float) -> None:
-        """Leave the endpoint alone for so long before the next events out of the spool."""
-        self._backlog_at = max(self._backlog_at, self._clock.monotonic() + seconds)
+        """Leave the endpoint alone for so long before the next events out of the spool; not when there is a hurry."""
+        if not self._closers:
+            self._backlog_at = max(self._backlog_at, self._clock.monotonic() + seconds)
 
     @atomic
-    def nothing_waits(self, *, elsewhere: bool) -> int:
-        """The spool does not find what it was to keep: how many events?
+    def nothing_waits(self, shift: Shift, has_waiting: Callable[[], bool], *, elsewhere: bool) -> int:
+        """The spool has not found what it was to keep: how many events?
 
         Their file has gone, and they have failed; or, `elsewhere`, an exception struck between two books, and the next
-        owner of the file will find them.
+        owner of the file will find them. Unless they have come, or gone, since the spool looked.
         """
+        self._fetching = None
+        if self._shift is not shift or has_waiting():
+            return 0
         queue, ledger = self._queue, self._ledger
         lost = queue.on_disk + queue.adopted_on_disk
         queue.on_disk = queue.adopted_on_disk = 0
@@ -354,14 +369,20 @@ class Dispatch:
         return lost
 
     @atomic
+    def has_not_read(self) -> None:
+        """The spool could not be read."""
+        self._fetching = None
+
+    @atomic
     def take_over(self, count: int) -> None:
         """So many events of a dead process wait in the spool now."""
         self._ledger.adopted += count
         self._queue.adopted_on_disk += count
 
     @atomic
-    def drop_waiting(self, count: int, whose: Whose) -> None:
-        """So many events had to make room in the spool."""
+    def drop_waiting(self, take: Callable[[], tuple[int, Whose]]) -> None:
+        """A file of the spool has to make room: `take` it. So many events of it waited, and are dropped."""
+        count, whose = take()
         self._ledger.dropped["queue_full"] += count
         if whose == "ours":
             self._queue.on_disk -= count
@@ -454,6 +475,8 @@ class Dispatch:
         self._closers.append(deadline)
         if refusal is not None and self.refusal is None:
             self.refusal = refusal
+        if self._queue.on_disk > 0 and len(self._closers) == 1:
+            self._backlog_at = -NEVER  # one last try; a Retry-After holds all the same
         self._wake()
         while self._resting:
             self._resting.pop().open()
@@ -490,10 +513,18 @@ class Dispatch:
         return entries
 
     @atomic
-    def let_go(self) -> None:
-        """What waits in the spool is anybody's. It is pending still, but nobody here works on it."""
+    def let_go(self, take_all: Callable[[], list[Segment]]) -> list[Segment]:
+        """After a shutdown, with nothing in memory any more: what waits in the spool is anybody's. Returns the files.
+
+        It is pending still, but nobody here works on it; who is just reading some of it puts it back (see `load`).
+        """
         queue = self._queue
+        in_memory = queue.pending() - queue.on_disk - queue.adopted_on_disk - queue.let_go
+        if self.refusal != "shutdown" or in_memory or any(batch.is_settled for batch in queue.batches()):
+            return []
+        self._shift = None
         queue.let_go += queue.on_disk + queue.adopted_on_disk; queue.on_disk = queue.adopted_on_disk = 0  # noqa: E702 # fmt: skip
+        return take_all()
 
     @atomic
     def reopen(self, refusal: str | None) -> None:
@@ -504,6 +535,16 @@ class Dispatch:
         self._start_again_at = -NEVER
 
     # --- a process that only loads, and its workers
+
+    @atomic
+    def held(self) -> list[Entry]:
+        """What is held, and not in the spool."""
+        return self._queue.unplaced() if self.holding else []
+
+    @atomic
+    def place(self, places: dict[int, Place]) -> list[Place]:
+        """See `Queue.place`."""
+        return self._queue.place(places)
 
     @atomic
     def release(self, take: Callable[[], bool]) -> None:

@@ -140,43 +140,49 @@ def hold(sender: Drains) -> None:
     _exit.get().held[id(sender)] = sender
 
 
-def run() -> None:
+def run(then: Callable[[], None] = lambda: None) -> None:
     """Send what is pending in this process, all clients together by one deadline, and give up the rest.
 
     May be called any number of times; what is tracked afterwards needs another call.
+
+    Args:
+        then: called before the senders are told that the hurry is over.
     """
     _hold.arrive()
+    hurried: list[tuple[Drains, float]] = []
     with _exit.get() as here:
-        while True:
-            busy = [(sender, sender.exit_timeout) for sender in here.senders() if sender.has_work()]
-            deadlines = [(sender, here.deadline(timeout)) for sender, timeout in busy if timeout is not None]
-            here.release([sender for sender, _ in busy])
-            if not deadlines:
-                for sender in here.senders():
-                    sender.tidy()
-                return
-            if not _drain(deadlines) or time.monotonic() >= max(deadline for _, deadline in deadlines):
-                # What is not done now will not be done: a callback does not return, or has called this; the endpoint is
-                # down, and events stay in the spool.
-                return
+        try:
+            while True:
+                busy = [(sender, sender.exit_timeout) for sender in here.senders() if sender.has_work()]
+                deadlines = [(sender, here.deadline(timeout)) for sender, timeout in busy if timeout is not None]
+                here.release([sender for sender, _ in busy])
+                if not deadlines:
+                    for sender in here.senders():
+                        sender.tidy()
+                    return
+                hurried += deadlines
+                if not _drain(deadlines) or time.monotonic() >= max(deadline for _, deadline in deadlines):
+                    # What is not done now will not be done: a callback does not return, or has called this; the
+                    # endpoint is down, and events stay in the spool.
+                    return
+        finally:
+            then()
+            for sender, deadline in hurried:
+                sender.relax(deadline)
 
 
 def _drain(deadlines: list[tuple[Drains, float]]) -> bool:
     """Has any of them sent all it had?"""
     drained = False
-    try:
-        # All begin at once, so that a client that hangs takes no time from the others. Those that no thread works for
-        # take turns in this one.
-        threadless = [sender for sender, deadline in deadlines if not sender.hurry(deadline)]
-        for sender, deadline in deadlines:
-            now = time.monotonic()
-            turn = (deadline - now) / len(threadless) if sender in threadless else deadline - now
-            drained |= sender.drain(now + turn)
-            if sender in threadless:
-                threadless.remove(sender)
-    finally:
-        for sender, deadline in deadlines:
-            sender.relax(deadline)
+    # All begin at once, so that a client that hangs takes no time from the others. Those that no thread works for
+    # take turns in this one.
+    threadless = [sender for sender, deadline in deadlines if not sender.hurry(deadline)]
+    for sender, deadline in deadlines:
+        now = time.monotonic()
+        turn = (deadline - now) / len(threadless) if sender in threadless else deadline - now
+        drained |= sender.drain(now + turn)
+        if sender in threadless:
+            threadless.remove(sender)
     return drained
 
 
@@ -223,10 +229,7 @@ def _handlers_are_over() -> None:
 
 def run_last() -> None:
     """`run`, where no handler of ours comes after it: what is tracked from now on is sent by the call itself."""
-    try:
-        run()
-    finally:
-        _handlers_are_over()
+    run(_handlers_are_over)
 
 
 def _register_finalizer() -> None:
@@ -239,12 +242,9 @@ def _register_finalizer() -> None:
 
 
 def _finalize() -> None:
-    try:
-        run()
-    finally:
-        if sys.modules["multiprocessing"].parent_process() is not None:
-            # A child's threads, and finalizers of a lower priority, come after this one, and nothing of ours does.
-            _handlers_are_over()
+    # A child's threads, and finalizers of a lower priority, come after this one, and nothing of ours does.
+    is_child = sys.modules["multiprocessing"].parent_process() is not None
+    run(_handlers_are_over) if is_child else run()
 
 
 class _Anchor:

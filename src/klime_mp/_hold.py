@@ -18,7 +18,7 @@ from klime_mp._descriptor import Descriptor
 if TYPE_CHECKING:
     from klime_mp._dispatch import Accepted, Dispatch, Refused
     from klime_mp._sender import Sender
-    from klime_mp._spool import Place
+    from klime_mp._spool import Place, Spool
 
 # What each client that was built in a loading process does in a worker. Inherited, and strong: a client that was
 # dropped while the program was loading may have events all the same.
@@ -73,12 +73,14 @@ class Hold:
     Args:
         sender: takes over when the process turns out to be a worker, or ends.
         dispatch: the state of both.
+        spool: begins when the process turns out to be a worker.
     """
 
-    def __init__(self, sender: Sender, dispatch: Dispatch) -> None:
+    def __init__(self, sender: Sender, dispatch: Dispatch, spool: Spool) -> None:
         self.claim = Claim()
         self._sender = sender
         self._dispatch = dispatch
+        self._spool = spool
 
     @property
     def exit_timeout(self) -> float | None:
@@ -90,8 +92,18 @@ class Hold:
         if self._dispatch.holding and _host.only_loads():
             _host.on_arrival(arrive)  # again, should the program have put something else there
             return True
-        self._dispatch.release(self.claim.take)
+        if self._dispatch.holding:
+            self._begin()
         return False
+
+    def _begin(self) -> None:
+        """The process is a worker: what it held and may deliver is kept on disk first, like all that comes."""
+        self._spool.begin()
+        if self.claim.take():
+            places = {entry.serial: self._spool.append(entry.body) for entry in self._dispatch.held()}
+            kept = {serial: place for serial, place in places.items() if place is not None}
+            self._spool.acknowledge(self._dispatch.place(kept))  # those that another thread has sent meanwhile
+        self._dispatch.release(self.claim.take)
 
     def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
         """Take an event in."""

@@ -37,10 +37,11 @@ class Entry(NamedTuple):
 class Batch:
     """Events taken off the queue to be sent together. `entries` is emptied in the step that writes their outcome.
 
-    `alone` marks the event of a sync call: its caller waits for it, so flush and shutdown do not.
+    `alone` marks the event of a sync call: its caller waits for it, so flush and shutdown do not. `is_settled`: the
+    outcome is written; until the batch is finished the spool, and callbacks, may have to be told.
     """
 
-    __slots__ = ("alone", "entries", "first", "owner")
+    __slots__ = ("alone", "entries", "first", "is_settled", "owner")
 
     def __init__(
         self, entries: Iterable[Entry] = (), *, first: int = 0, owner: object = None, alone: bool = False
@@ -49,6 +50,7 @@ class Batch:
         self.first = first
         self.owner = owner  # who delivers it
         self.alone = alone
+        self.is_settled = False
 
     def bodies(self) -> list[bytes]:
         """The events' JSON, in order."""
@@ -59,8 +61,8 @@ class Batch:
         return any(entry.place is not None for entry in self.entries)
 
     def is_kept(self) -> bool:
-        """Is any of them in the spool?"""
-        return any(_is_safe(entry) for entry in self.entries)
+        """Are all of them in the spool?"""
+        return bool(self.entries) and all(_is_safe(entry) for entry in self.entries)
 
 
 class Queue:
@@ -108,7 +110,11 @@ class Queue:
         Sync calls' do not count, and what was adopted only when `mark` is `NEVER`.
         """
         head = self.head()
-        if self.on_disk or (mark == NEVER and self.adopted_on_disk) or (head is not None and head.serial <= mark):
+        if (
+            self.on_disk > 0
+            or (mark == NEVER and self.adopted_on_disk > 0)
+            or (head is not None and head.serial <= mark)
+        ):
             return True
         return any(batch.first <= mark for batch in list(self._taken) if not batch.alone)
 
@@ -186,7 +192,7 @@ class Queue:
         entries, size, ledger = batch.entries, sum(len(entry.body) for entry in batch.entries), self._ledger
         if not entries:
             return entries
-        ledger.delivered += delivered; ledger.rejected += rejected; ledger.failed += failed; batch.entries = []  # noqa: E702 # fmt: skip
+        ledger.delivered += delivered; ledger.rejected += rejected; ledger.failed += failed; batch.is_settled = True; batch.entries = []  # noqa: E501, E702 # fmt: skip
         self._bytes -= size
         return entries
 
@@ -247,6 +253,29 @@ class Queue:
         own, size = len(entries) - adopted, sum(len(entry.body) for entry in entries)
         self.on_disk -= own; self.adopted_on_disk -= adopted; self._bytes += size; batch.entries = entries  # noqa: E702 # fmt: skip
         return batch
+
+    def at_stake(self, mark: float) -> bool:
+        """Is an event numbered up to `mark` in memory only?"""
+        waiting = any(entry.serial <= mark and not _is_safe(entry) for entry in self._waiting.copy())
+        return waiting or any(
+            not _is_safe(entry) for batch in self.batches() if batch.first <= mark for entry in list(batch.entries)
+        )
+
+    def unplaced(self) -> list[Entry]:
+        """What waits, and is in memory only."""
+        return [entry for entry in self._waiting.copy() if entry.place is None]
+
+    def place(self, places: dict[int, Place]) -> list[Place]:
+        """Events, by their numbers, have been put into the spool; returns the places of those that do not need one.
+
+        They wait no longer, or another thread was faster.
+        """
+        late = dict(places)
+        self._waiting = deque(
+            entry._replace(place=late.pop(entry.serial)) if entry.place is None and entry.serial in late else entry
+            for entry in self._waiting.copy()
+        )
+        return list(late.values())
 
     def hand_over(self, serial: int) -> None:
         """Let go of what waits and is numbered up to `serial`: another process has it."""

@@ -31,8 +31,8 @@ _TRAILER = re.compile(rb' "(\d+) ([0-9a-f]{8})"')
 _CHUNK = 256 * 1024
 _TAILS = 100
 
-# The names of the files that this process has open, of all its clients.
-_open: PerProcess[dict[str, object]] = PerProcess(lambda _parents: {})
+# How often a new file may turn out to be somebody else's before there is something wrong with the folder.
+_ATTEMPTS = 10
 
 
 DONE = 0
@@ -84,6 +84,31 @@ def _tails(body: bytes) -> Iterator[bytes]:
         yield body[at:]
 
 
+class _Files(dict[str, object]):
+    """The files that one process has open, of all its clients, by name: a `Segment`, or something while it is opened.
+
+    A child that was forked without Python's knowledge closes its parent's files before it opens any: to close one of
+    them later could cost the lock that the child has got on it meanwhile.
+    """
+
+    def __init__(self, parents: _Files | None) -> None:
+        self._parents = parents
+
+    def leave_parents(self) -> None:
+        parents, self._parents = self._parents, None
+        for segment in list((parents or {}).values()):
+            if isinstance(segment, Segment):
+                segment.forget()
+
+
+_open: PerProcess[_Files] = PerProcess(_Files, _Files.leave_parents)
+
+
+def leave_inherited_files() -> None:
+    """In a child: close what it has of its parent's files. Elsewhere, or again, it does nothing."""
+    _open.get()
+
+
 class Segment:
     """A file that this process owns, made by it or taken over. Any thread may write; one at a time may read."""
 
@@ -109,7 +134,7 @@ class Segment:
     @classmethod
     def create(cls, folder: str) -> Segment:
         """A new file. Raises OSError."""
-        while True:
+        for _ in range(_ATTEMPTS):
             name = f"{getpid()}-{os.urandom(8).hex()}{SUFFIX}"
             path = os.path.join(folder, name)  # noqa: PTH118 # as above
             _open.get()[name] = None  # first: another client of this process might take it for a dead one's
@@ -118,7 +143,7 @@ class Segment:
             except OSError:
                 _open.get().pop(name, None)
                 raise
-            segment = cls(path, number)
+            segment = _open.get()[name] = cls(path, number)
             try:
                 is_locked = _lock(number)
             except OSError:
@@ -127,6 +152,7 @@ class Segment:
             if is_locked and segment.is_there():
                 return segment
             segment.close()  # somebody took it for a dead process's, before it was locked
+        raise OSError(f"{folder} does not let a new file be owned")
 
     @classmethod
     def take_over(cls, folder: str, name: str) -> Segment | None:
@@ -140,14 +166,14 @@ class Segment:
             if not _is_ours(os.lstat(path)):
                 raise OSError(f"{path} is not a file of a spool of ours")
             number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | _NOFOLLOW)
-            segment = cls(path, number)
+            segment = _open.get()[name] = cls(path, number)
             # Whoever had it locked before may have removed it meanwhile.
             if _lock(number) and segment.is_there() and _is_ours(os.fstat(number)):
                 segment.count_unfinished()
                 segment.adopted = True
-                # The owner may have died in the middle of a line; what follows begins a line of its own.
-                if segment.size and os.pread(number, 1, segment.size - 1) != b"\n":
-                    os.write(number, b"\n")
+                # The owner may have died in the middle of a line; what follows begins a line of its own. (Not now: the
+                # disk may be full, and this is what would free it.)
+                segment._torn = bool(segment.size) and os.pread(number, 1, segment.size - 1) != b"\n"
                 return segment
         except OSError:  # gone, unreadable, a symbolic link
             pass
@@ -190,11 +216,10 @@ class Segment:
             self._waiting.add(first, last)
 
     @atomic
-    def forget_waiting(self) -> int:
-        """None waits any more; how many did."""
-        count = len(self._waiting)
-        self._waiting = Ranges()
-        return count
+    def take_waiting(self) -> Ranges:
+        """None waits any more; which did."""
+        waiting, self._waiting = self._waiting, Ranges()
+        return waiting
 
     def read(self, max_events: int, max_bytes: int) -> list[Record]:
         """Take some of the waiting events out, in the file's order; empty when none is to be found. Raises OSError."""
@@ -229,6 +254,8 @@ class Segment:
                 text, _, self._rest = (self._rest + chunk).rpartition(b"\n")
                 self._read_to += len(chunk)
                 self._ahead.extend(records(text))
+            elif last := [record for record in records(self._rest) if record.number in self._waiting]:
+                self._ahead.extend(last)  # only its newline is missing
             elif rewound:
                 return
             else:
@@ -238,17 +265,20 @@ class Segment:
     def _take(self, number: int) -> None:
         self._waiting.remove(number)
 
-    def all_waiting(self) -> list[bytes]:
-        """Every waiting event. Raises OSError."""
-        return [record.body for record in self._records() if record.number in self._waiting]
+    def bodies(self, numbers: Ranges) -> list[bytes]:
+        """These events, as far as they are there. Raises OSError."""
+        return [record.body for record in self._records() if record.number in numbers]
+
+    def oldest(self) -> bytes:
+        """The first event that waits, empty when there is none. Raises OSError."""
+        return next((record.body for record in self._records() if record.number in self._waiting), b"")
 
     def is_there(self) -> bool:
         """Is the file still what its path names?"""
         try:
-            named = os.lstat(self.path)
-        except OSError:
+            named, opened = os.lstat(self.path), os.fstat(self._file.number)
+        except OSError:  # another thread may just have closed it
             return False
-        opened = os.fstat(self._file.number)
         return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
     def remove(self) -> None:
@@ -260,23 +290,24 @@ class Segment:
             pass
         self.close()
 
-    def close(self) -> None:
-        """Give it up: another process, or client, may take it over."""
-        self._close()
-        _open.get().pop(self.name, None)
-
     @atomic
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give it up: another process, or client, may take it over, once no thread uses it here."""
         if not self._closed:
             self._closed = True
             if not self._users:
-                self.forget()
+                self._let_go()
 
     @atomic
     def _enter(self) -> bool:
-        """Use the descriptor, which nobody closes meanwhile: its number would soon be another file's."""
+        """Use the descriptor, which nobody closes meanwhile: its number would soon be another file's.
+
+        Raises OSError when the program has closed it.
+        """
         if self._closed:
             return False
+        if not self._file.is_open():
+            raise OSError(f"{self.path} was closed by the program")
         self._users += 1
         return True
 
@@ -284,7 +315,12 @@ class Segment:
     def _leave(self) -> None:
         self._users -= 1
         if self._closed and not self._users:
-            self.forget()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # In this order: who finds the name gone may open the file, and to close it then would cost the new lock.
+        self.forget()
+        _open.get().pop(self.name, None)
 
     def forget(self) -> None:
         """Close the descriptor alone, as a child does with its parent's."""
@@ -329,7 +365,7 @@ def _lock(number: int) -> bool:
         raise OSError("this system has no record locks") from None
     try:
         fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    except BlockingIOError:
         return False
     return True
 

@@ -164,19 +164,25 @@ class Sender:
             return False
         try:
             mark = self._dispatch.begin_closing(deadline, refusal)
-            if not self.flush(deadline, mark) and not self._dispatch.in_step():
+            while not (all_sent := self.flush(deadline, mark)):
+                # A try was in vain. What is on disk is safe there; what is in memory only has its other tries.
+                if self._dispatch.in_step() or not self._dispatch.at_stake(mark) or not self._has_time(deadline):
+                    break
+            if not all_sent and not self._dispatch.in_step():
                 self._delivery.report_failed(self._dispatch.give_up(mark, deadline), OUT_OF_TIME)
             self.tidy()
         finally:
             self._dispatch.end_closing(deadline)
         return self._dispatch.cut_short == cut_short
 
+    def _has_time(self, deadline: float) -> bool:
+        return self._clock.monotonic() < deadline
+
     def tidy(self) -> None:
         """Leave no file without events, and after a shutdown none at all."""
         self._spool.retire()
-        if self._dispatch.is_closed_for_good():
-            self._dispatch.let_go()
-            self._spool.let_go()
+        for segment in self._dispatch.let_go(self._spool.take_all):
+            segment.close()
 
     def nudge(self) -> bool:
         """See to it that somebody works on what is pending. False: no thread is to be had."""
@@ -216,8 +222,8 @@ class Sender:
         try:
             transport = self._make_transport()
             while self._dispatch.mine():
-                self._look_for_the_dead()
-                step = self._dispatch.next_step(shift)
+                self._look_for_the_dead(shift)
+                step = self._dispatch.next_step(shift, others=not _exit.handlers_are_over())
                 if step is None:
                     break
                 if isinstance(step, Sleep):
@@ -253,19 +259,26 @@ class Sender:
         try:
             bodies = self._spool.next(step.max_events, step.max_bytes)
         except OSError:
+            self._dispatch.has_not_read()
             self._dispatch.pace(LOOK_INTERVAL)
             return
-        if bodies:
-            self._delivery.deliver(self._dispatch.load(bodies, shift), transport, shift.limit)
-            self._dispatch.pace(self._clock.monotonic() - began)
-        else:
+        if not bodies:
             elsewhere = self._spool.has_unfinished()
-            lost = self._dispatch.nothing_waits(elsewhere=elsewhere)
+            lost = self._dispatch.nothing_waits(shift, self._spool.has_waiting, elsewhere=elsewhere)
             if lost and not elsewhere:
                 self._log("spool", logging.ERROR, f"{lost} events have gone from the spool", count=lost)
+            return
+        batch = self._dispatch.load(bodies, shift)
+        if batch is None:
+            self._spool.put_off([place for _, place in bodies])
+            return
+        self._delivery.deliver(batch, transport, shift.limit)
+        self._dispatch.pace(self._clock.monotonic() - began)
 
-    def _look_for_the_dead(self) -> None:
+    def _look_for_the_dead(self, shift: Shift) -> None:
         """Take over what a process left that has died, a file at a time, and the next one when that is done."""
+        if not self._dispatch.may_adopt(shift):
+            return
         now = self._clock.monotonic()
         if now >= self._look_at or (self._has_adopted and not self._spool.is_adopting()):
             self._look_at = now + LOOK_INTERVAL

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from klime_mp._log import RateLimitedLog
 
 SEGMENT_BYTES = 8 * 1024 * 1024
+DONE_BYTES = 256 * 1024  # of a file whose events are all done: then it goes, and does not fill the spool
 SEGMENTS = 8  # a spool's bound is at least so many files, so that dropping the oldest leaves most
 DISK_PATIENCE = 30.0  # seconds until a disk that failed is tried again
 
@@ -72,14 +73,30 @@ class Spool(Protocol):
     def has_unfinished(self) -> bool:
         """Is there a file of this process's with an event that is not done?"""
 
+    def has_waiting(self) -> bool:
+        """Is there one with an event that waits? Does no I/O."""
+
+    def begin(self) -> None:
+        """The process no longer only loads the program: from now on events are kept."""
+
     def retire(self) -> None:
         """There is nothing to do for now: leave no empty file."""
 
-    def let_go(self) -> None:
-        """What waits on disk is anybody's from now on."""
+    def take_all(self) -> list[Segment]:
+        """Every file of this process's, to be closed: what waits there is anybody's then. Does no I/O."""
 
-    def forget(self) -> None:
-        """In a child that was forked without Python's knowledge: these are the parent's files."""
+
+class Room(Protocol):
+    """What a spool that is full asks of the road."""
+
+    def drop_waiting(self, take: Callable[[], tuple[int, Whose]]) -> None:
+        """A file has to go: `take` it, and count its events as dropped, in one step."""
+
+    def wants_dropped(self) -> bool:
+        """Does anybody want to see them? To read them takes time."""
+
+    def say_dropped(self, bodies: list[bytes], count: int) -> None:
+        """These are gone: so many, and those of them that could be read."""
 
 
 class NoSpool:
@@ -111,14 +128,19 @@ class NoSpool:
         """There is none."""
         return False
 
+    def has_waiting(self) -> bool:
+        """Nothing does."""
+        return False
+
+    def begin(self) -> None:
+        """Still nothing is kept."""
+
     def retire(self) -> None:
         """There are no files."""
 
-    def let_go(self) -> None:
-        """Nothing is held."""
-
-    def forget(self) -> None:
-        """Nothing was inherited."""
+    def take_all(self) -> list[Segment]:
+        """There are none."""
+        return []
 
 
 class DiskSpool:
@@ -129,25 +151,22 @@ class DiskSpool:
         config: `spool_max_bytes`, and what names the folder.
         log: for a disk that fails.
         clock: time and locks.
-        dropped: called with the waiting events of a file that had to make room, how many they were, and whose.
+        room: who is asked before a file makes room, and told.
+        asleep: keep nothing until `begin`: every child would inherit the files.
     """
 
     def __init__(
-        self,
-        base: str,
-        config: Config,
-        log: RateLimitedLog,
-        clock: Clock,
-        dropped: Callable[[list[bytes], int, Whose], None],
+        self, base: str, config: Config, log: RateLimitedLog, clock: Clock, room: Room, *, asleep: bool = False
     ) -> None:
-        self._base = os.path.abspath(base)  # noqa: PTH100 # no path objects in what every fork inherits
-        self.folder = folder_of(self._base, config)
+        self._base = base
+        self.folder = folder_of(base, config)
         self._max_bytes = config.spool_max_bytes
         self._segment_bytes = max(1, min(SEGMENT_BYTES, config.spool_max_bytes // SEGMENTS))
         self._log = log
         self._clock = clock
         self._lock = clock.lock()
-        self._dropped = dropped
+        self._room = room
+        self._asleep = asleep
         self._current: Segment | None = None
         self._segments: list[Segment] = []  # oldest first; adopted ones before all others
         self._try_again_at = -NEVER
@@ -157,7 +176,7 @@ class DiskSpool:
 
     def append(self, body: bytes) -> Place | None:
         """See `Spool`. A disk that fails costs one log line, and is left alone for a while."""
-        if self._clock.monotonic() < self._try_again_at:
+        if self._asleep or self._clock.monotonic() < self._try_again_at:
             return None
         try:
             place = self._issue(len(body))
@@ -195,7 +214,8 @@ class DiskSpool:
     def next(self, max_events: int, max_bytes: int) -> list[tuple[bytes, Place]]:
         """See `Spool`."""
         failed: OSError | None = None
-        for segment in list(self._segments):
+        # This process's own first: its flushes and its shutdown wait for them.
+        for segment in sorted(self._segments, key=lambda each: each.adopted):
             if not segment.has_waiting():
                 continue
             try:
@@ -206,7 +226,7 @@ class DiskSpool:
             if found:
                 return [(record.body, Place(segment, record.number)) for record in found]
             # It has lost what it is said to have.
-            if self._finish(segment, segment.forget_waiting()):
+            if self._finish(segment, len(segment.take_waiting())):
                 segment.remove()
         if failed is not None:
             self._log("spool", logging.ERROR, f"the spool cannot be read: {failed}; it is tried again")
@@ -247,44 +267,68 @@ class DiskSpool:
         """See `Spool`."""
         return any(segment.finished < segment.issued for segment in list(self._segments))
 
+    def has_waiting(self) -> bool:
+        """See `Spool`."""
+        return any(segment.has_waiting() for segment in list(self._segments))
+
+    def begin(self) -> None:
+        """See `Spool`."""
+        self._asleep = False
+
     def retire(self) -> None:
         """See `Spool`."""
         for segment in self._take_done():
             segment.remove()
 
-    def let_go(self) -> None:
+    @atomic
+    def take_all(self) -> list[Segment]:
         """See `Spool`."""
-        for segment in self._take_all():
-            segment.close()
-
-    def forget(self) -> None:
-        """See `Spool`."""
-        for segment in self._segments:
-            segment.forget()
+        every, self._segments, self._current = self._segments, [], None
+        return every
 
     def _begin_segment(self) -> None:
         """Open the next file. Raises OSError."""
         make_folder(self._base, self.folder)
-        self._make_room()
+        for done in self._take_done():
+            done.remove()
+        while used(self.folder) + self._segment_bytes > self._max_bytes:
+            self._make_room()
         segment = Segment.create(self.folder)
         if not self._install(segment):
             segment.remove()  # another thread was faster
-        for done in self._take_done(but=self._current):
-            done.remove()
 
     def _make_room(self) -> None:
-        """Delete the oldest files until there is room for one more; siblings' apart. Raises OSError."""
-        while used(self.folder) + self._segment_bytes > self._max_bytes:
-            segment = self._take_oldest()
-            whose: Whose = "nobody's" if segment is None else "adopted" if segment.adopted else "ours"
-            segment = segment or self._oldest_of_the_dead()
+        """Delete the oldest file; siblings' apart. Raises OSError when there is none."""
+        taken: list[tuple[Segment, Ranges]] = []
+        # Ours first. To look for others' is I/O, and so no part of the step.
+        of_the_dead = None if self._has_old_ones() else self._oldest_of_the_dead()
+
+        def take() -> tuple[int, Whose]:
+            segment = of_the_dead or self._take_oldest()
             if segment is None:
-                raise OSError(f"the spool is full: {self._max_bytes} bytes, of processes that are alive")
-            bodies = segment.all_waiting()
-            count = segment.forget_waiting()
+                return 0, "nobody's"
+            taken.append((segment, segment.take_waiting()))
+            whose: Whose = "nobody's" if segment is of_the_dead else "adopted" if segment.adopted else "ours"
+            return len(taken[0][1]), whose
+
+        self._room.drop_waiting(take)
+        if not taken:
+            raise OSError(f"the spool is full: {self._max_bytes} bytes, of processes that are alive")
+        segment, numbers = taken[0]
+        bodies: list[bytes] = []
+        try:
+            if numbers and self._room.wants_dropped():
+                bodies = segment.bodies(numbers)
+        except OSError:  # then nobody can see them
+            pass
+        finally:
             segment.remove()
-            if count:
-                self._dropped(bodies, count, whose)
+        if numbers:
+            self._room.say_dropped(bodies, len(numbers))
+
+    def _has_old_ones(self) -> bool:
+        """Is there a file of ours besides the current one?"""
+        return any(segment is not self._current for segment in list(self._segments))
 
     def _oldest_of_the_dead(self) -> Segment | None:
         for name in names(self.folder):
@@ -336,23 +380,22 @@ class DiskSpool:
     def _finish(self, segment: Segment, count: int) -> bool:
         """So many of its events are done. Is the file done with?"""
         segment.finished += count
-        if segment.finished < segment.issued or segment is self._current or segment not in self._segments:
+        if segment.finished < segment.issued or segment not in self._segments:
             return False
+        if segment is self._current:
+            if segment.size < min(DONE_BYTES, self._segment_bytes // 2):
+                return False
+            self._current = None
         self._segments.remove(segment)
         return True
 
     @atomic
-    def _take_done(self, but: Segment | None = None) -> list[Segment]:
-        done = [each for each in self._segments if each.finished >= each.issued and each is not but]
+    def _take_done(self) -> list[Segment]:
+        done = [each for each in self._segments if each.finished >= each.issued]
         self._segments = [segment for segment in self._segments if segment not in done]
         if self._current in done:
             self._current = None
         return done
-
-    @atomic
-    def _take_all(self) -> list[Segment]:
-        every, self._segments, self._current = self._segments, [], None
-        return every
 
     @atomic
     def _take_oldest(self) -> Segment | None:
@@ -382,8 +425,13 @@ def make_folder(base: str, folder: str) -> None:
         os.mkdir(folder, 0o700)  # noqa: PTH102 # see DiskSpool
     except FileExistsError:
         pass
+    check_folder(folder)
+
+
+def check_folder(folder: str) -> None:
+    """Raises OSError when it is not there, or not a folder of ours."""
     if not _is_ours(folder):
-        raise PermissionError(f"{folder} has to be a folder of ours that nobody else may write to")
+        raise PermissionError(f"{folder} is no folder of this user's that nobody else may write to")
 
 
 def _is_ours(folder: str) -> bool:

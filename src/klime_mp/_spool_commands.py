@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from klime_mp._client import Client
 from klime_mp._config import Config
 from klime_mp._segment import NAME, Segment
-from klime_mp._spool import folder_of, names
+from klime_mp._spool import check_folder, folder_of, names
 from klime_mp.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -64,14 +64,21 @@ def show(base: str) -> int:
             return 1
         folders = []
     every: list[File] = []
+    status = 0
     for folder in folders:
+        _print(folder)
+        try:
+            check_folder(folder)
+        except OSError as error:
+            sys.stderr.write(f"klime-mp spool: {error}\n")
+            status = 1
+            continue
         files = look(folder)
         every += files
-        _print(folder)
         for line in _table(files):
             _print(line)
     _print(f"total: {_sum(every)}")
-    return 0
+    return status
 
 
 def look(folder: str) -> list[File]:
@@ -108,7 +115,7 @@ def _look_at(path: str, name: str) -> File | None:
     try:
         alive = _is_locked(number)
         segment.count_unfinished()
-        oldest = _when(next(iter(segment.all_waiting()), b"")) or found.st_mtime
+        oldest = _when(segment.oldest()) or found.st_mtime
         return File(pid, alive, ours, segment.issued, segment.size, oldest if segment.issued else None)
     except OSError:
         return File(pid, alive=None, ours=ours, events=0, size=found.st_size, oldest=None)
@@ -124,7 +131,7 @@ def _is_locked(number: int) -> bool | None:
         # A shared lock, as the file is open for reading only. Nobody waits for it: who is refused tries again later.
         fcntl.lockf(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
         fcntl.lockf(number, fcntl.LOCK_UN)
-    except (BlockingIOError, PermissionError):
+    except BlockingIOError:
         return True
     except (ImportError, OSError):
         return None
@@ -190,7 +197,7 @@ def drain(base: str | None, write_key: str | None, endpoint: str | None, timeout
     if config.spool_dir is None:
         sys.stderr.write("klime-mp drain: say where the spool is: --spool-dir, or KLIME_SPOOL_DIR\n")
         return _USAGE_ERROR
-    folder = folder_of(os.path.abspath(config.spool_dir), config)  # noqa: PTH100 # as in _spool
+    folder = folder_of(config.spool_dir, config)
     try:
         return _Drain(config, folder, deadline).run()
     except OSError as error:
@@ -229,11 +236,9 @@ class _Drain:
     def _check_folder(self) -> None:
         """Raises OSError, unless it is not there at all."""
         try:
-            found = os.lstat(self._folder)
+            check_folder(self._folder)
         except FileNotFoundError:
             return
-        if not stat.S_ISDIR(found.st_mode):
-            raise NotADirectoryError(f"{self._folder} is no folder")
         with os.scandir(self._folder):
             pass
 

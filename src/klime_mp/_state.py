@@ -24,6 +24,7 @@ from klime_mp._message_ids import MessageIds
 from klime_mp._queue import Batch, Queue
 from klime_mp._response import BatchResponse
 from klime_mp._retry import RetryPolicy
+from klime_mp._segment import leave_inherited_files
 from klime_mp._sender import Sender
 from klime_mp._signals import raised_by_signal
 from klime_mp._spool import DiskSpool, NoSpool, Spool
@@ -32,6 +33,8 @@ from klime_mp._transport import Transport
 from klime_mp.exceptions import InvalidEventError, SendError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from klime_mp._config import Config
     from klime_mp._spool import Place, Whose
 
@@ -56,10 +59,10 @@ class ProcessState:
         self._policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
         self._message_ids = MessageIds()
         self._refusal = None if config.enabled else "disabled"
-        # In a process that only loads nothing is written: every worker would inherit the file.
         self._spool: Spool = NoSpool()
-        if config.spool_dir is not None and not only_loads:
-            self._spool = DiskSpool(config.spool_dir, config, self._log, clock, self._make_room)
+        if config.spool_dir is not None:
+            # In a process that only loads nothing is written: every worker would inherit the file.
+            self._spool = DiskSpool(config.spool_dir, config, self._log, clock, self, asleep=only_loads)
         self._queue = Queue(
             ledger,
             max_events=config.max_queue_size,
@@ -85,7 +88,7 @@ class ProcessState:
             self._spool,
             config.shutdown_timeout / 1000.0 if config.flush_on_shutdown else None,
         )
-        self._road: Sender | Hold = Hold(self._sender, self._dispatch) if only_loads else self._sender
+        self._road: Sender | Hold = Hold(self._sender, self._dispatch, self._spool) if only_loads else self._sender
         self._parents = parents
         _exit.know(self._road)
 
@@ -103,19 +106,14 @@ class ProcessState:
         """This process may be the worker that delivers what the one that loaded the program held. Idempotent."""
         if isinstance(self._road, Hold) and self._road.holds():
             return
-        if self._parents is not None:
-            self._parents.leave_files()
-            if self._parents.held is not None and _host.is_worker():
-                queue, claim = self._parents.held
-                if claim.take():
-                    queue.prepare(self._spool.append)
-                    self._dispatch.adopt(queue)
+        leave_inherited_files()
+        if self._parents is not None and self._parents.held is not None and _host.is_worker():
+            queue, claim = self._parents.held
+            if claim.take():
+                queue.prepare(self._spool.append)
+                self._dispatch.adopt(queue)
         if self._dispatch.has_work():
             self._sender.nudge()
-
-    def leave_files(self) -> None:
-        """In a child: close what it inherited of this state's files."""
-        self._spool.forget()
 
     def submit(
         self,
@@ -278,9 +276,18 @@ class ProcessState:
     def _drain(self, seconds: float, refusal: str | None = None) -> bool:
         return self._road.drain(self._clock.deadline(seconds * 1000.0), refusal)
 
-    def _make_room(self, bodies: list[bytes], count: int, whose: Whose) -> None:
-        """The spool was full: these waited longest, and are gone."""
-        self._dispatch.drop_waiting(count, whose)
+    # What `_spool.Room` asks.
+
+    def drop_waiting(self, take: Callable[[], tuple[int, Whose]]) -> None:
+        """A file of the spool has to make room. See `Dispatch.drop_waiting`."""
+        self._dispatch.drop_waiting(take)
+
+    def wants_dropped(self) -> bool:
+        """Is there an `on_drop`?"""
+        return self._callbacks.hears_of_drops
+
+    def say_dropped(self, bodies: list[bytes], count: int) -> None:
+        """These waited longest in the spool, and are gone."""
         self._say_dropped(bodies, count, "spool")
 
     def _say_dropped(self, bodies: list[bytes], count: int, what: str) -> None:

@@ -77,15 +77,26 @@ def test_none_means_the_default():
         *((name, value) for name in FLAGS for value in (True, False)),
         *((name, a_callback) for name in CALLBACKS),
         ("logger", logging.LoggerAdapter(logging.getLogger("test"), {})),
-        ("spool_dir", "relative/folder"),
+        ("spool_dir", "/absolute/folder"),
     ],
 )
 def test_what_is_given_is_used(name, value):
     assert getattr(resolve(**{name: value}), name) == value
 
 
-def test_a_path_will_do():
-    assert resolve(spool_dir=Path("folder")).spool_dir == "folder"
+@pytest.mark.parametrize("given", ["folder", Path("folder"), "./folder/"], ids=repr)
+def test_a_path_is_where_it_was_when_it_was_given(given, tmp_path, monkeypatch):
+    """A child may `chdir` before it writes its first event."""
+    monkeypatch.chdir(tmp_path)
+    assert resolve(spool_dir=given).spool_dir == str(tmp_path / "folder")
+
+
+def test_a_relative_path_without_a_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigurationError, match="spool_dir"):
+        resolve(spool_dir="folder")
 
 
 @pytest.mark.parametrize("given", ["https://i.klime.com/", "https://i.klime.com//", "https://i.klime.com"])

@@ -182,13 +182,13 @@ def test_a_file_of_ones_own(tmp_path):
     assert segment.read(10, 100) == []
     segment.wait(Ranges([(2, 2)]))
     assert segment.has_waiting()
-    assert segment.all_waiting() == [b"[]"]
+    assert segment.oldest() == b"[]"
     assert segment.read(10, 100) == [Record(2, b"[]")]
     assert not segment.has_waiting()
     segment.wait(Ranges([(1, 2)]))
     assert [record.number for record in read_all(segment)] == [1, 2]
     segment.wait(Ranges([(1, 2)]))
-    assert segment.forget_waiting() == 2
+    assert len(segment.take_waiting()) == 2
     assert not segment.has_waiting()
     segment.remove()
     assert files(tmp_path) == []

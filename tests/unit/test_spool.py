@@ -47,13 +47,27 @@ class Bench:
         config = Config.resolve({"write_key": key, "spool_dir": str(base), **options}, {})
         clock = Clock()
         clock.monotonic = lambda: self.now
-        self.spool = DiskSpool(str(base), config, self.log, clock, lambda *what: self.dropped.append(what))
+        self.spool = DiskSpool(str(base), config, self.log, clock, self)
         if segment_bytes is not None:
             self.spool._segment_bytes = segment_bytes
         self.folder = self.spool.folder
 
     def log(self, kind, level, text, *, count=1):
         self.said.append((level, text))
+
+    def drop_waiting(self, take):
+        self.dropping = take()
+
+    def wants_dropped(self):
+        return True
+
+    def say_dropped(self, bodies, count):
+        assert count == self.dropping[0]
+        self.dropped.append((bodies, *self.dropping))
+
+    def let_go(self):
+        for segment in self.spool.take_all():
+            segment.close()
 
     def append(self, *bodies):
         return [self.spool.append(body) for body in bodies]
@@ -85,7 +99,7 @@ def test_no_spool_keeps_nothing():
     assert spool.adopt() == 0
     for method in (spool.acknowledge, spool.put_off):
         method([None])
-    for method in (spool.retire, spool.let_go, spool.forget):
+    for method in (spool.retire, spool.begin):
         method()
 
 
@@ -105,7 +119,7 @@ def test_programs_share_a_folder_and_not_their_events(tmp_path):
     benches = [Bench(tmp_path), Bench(tmp_path, key="other"), Bench(tmp_path, endpoint="http://localhost:1")]
     assert len({bench.folder for bench in benches}) == 3
     (place,) = benches[0].append(b"{}")
-    benches[0].spool.let_go()
+    benches[0].let_go()
     assert [bench.spool.adopt() for bench in benches[1:]] == [0, 0]
     assert place.segment.name in benches[0].names()
     assert benches[0].spool.adopt() == 1
@@ -380,7 +394,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(torn=st.sampled_from([b"", b'{"x', b"\n", b"\0\0"]))
     def die(self, torn):
-        self.bench.spool.let_go()
+        self.bench.let_go()
         for path in files(self.base.name):
             if torn:
                 with path.open("ab") as file:
