@@ -199,7 +199,7 @@ class Dispatch:
         asleep = self._asleep
         if asleep is not None and (
             # Is anything due earlier than the sender knows? Events that were there before, it knows of.
-            len(queue) >= self._max_batch_size or now + self._flush_interval < asleep.until or self._closers
+            len(queue.waiting) >= self._max_batch_size or now + self._flush_interval < asleep.until or self._closers
         ):
             self._wake()
         if not evicted:

@@ -36,6 +36,9 @@ MAX_DEPTH = 254
 MAX_BYTES = 200 * 1024
 
 
+EVERYTHING = object()
+
+
 class UnencodableError(ValueError):
     """A value that has no JSON: a cycle, or an object whose own methods raise."""
 
@@ -44,13 +47,13 @@ class TooLargeError(ValueError):
     """The JSON would certainly be larger than `MAX_BYTES`."""
 
 
-def encode(value: Any, *foreign: Any) -> bytes:
+def encode(value: Any, foreign: Any = EVERYTHING) -> bytes:
     """`value` as compact UTF-8 JSON.
 
     Args:
         value: what is written.
-        foreign: those parts of it that may be anything, if all others are known to be JSON's own types: to look at
-            each item is half of the work.
+        foreign: the part of it that may be anything, when all else is known to be of JSON's own types: to look at each
+            item is half of the work.
 
     Raises:
         UnencodableError: it contains itself, is nested too deeply, or one of its methods raised.
@@ -58,7 +61,7 @@ def encode(value: Any, *foreign: Any) -> bytes:
     """
     if orjson is not None:
         try:
-            if _are_plain(foreign or (value,)):
+            if _is_plain(value if foreign is EVERYTHING else foreign):
                 # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
                 return b"".join((orjson.dumps(value), b""))
         except (orjson.JSONEncodeError, RuntimeError):  # or another thread changed a dict that was looked at
@@ -176,25 +179,36 @@ def _replace_surrogates(text: str) -> str:
 
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_CONTAINERS = frozenset({dict, list, tuple})
-_WRITTEN = _SCALARS | _CONTAINERS
-_MAX_CONTAINERS = 10_000  # so that looking at a cycle ends; an event with more than that may take its time
+_WRITTEN = _SCALARS | {dict, list, tuple}
+_MAX_ITEMS = 100_000  # so that looking at a cycle ends; an event with more than that may take its time
 _MAX_CONVERSIONS = 10  # an Enum whose value is a numpy scalar needs two
 
 
-def _are_plain(values: tuple[Any, ...]) -> bool:
-    """Are they trees of JSON's own types, subclasses excluded? Keys are for orjson to check."""
-    containers: list[Any] = [values]
-    for container in containers:
-        for item in container.values() if type(container) is dict else container:
+def _is_plain(value: Any) -> bool:
+    """Is it a tree of JSON's own types, subclasses excluded? Keys are for orjson to check.
+
+    Level by level: orjson knows no end of tuples in tuples, and crashes in their depth.
+    """
+    level: Any = value.values() if type(value) is dict else (value,)
+    count = 0
+    for _ in range(MAX_DEPTH):
+        deeper: list[Any] = []
+        for item in level:
             kind = type(item)
             if kind not in _SCALARS:
-                if kind not in _CONTAINERS:
+                if kind is dict:
+                    deeper += item.values()
+                elif kind is list or kind is tuple:
+                    deeper += item
+                else:
                     return False
-                containers.append(item)
-        if len(containers) > _MAX_CONTAINERS:
+        if not deeper:
+            return True
+        level = deeper
+        count += len(deeper)
+        if count > _MAX_ITEMS:
             return False
-    return True
+    return False
 
 
 class _Writer:

@@ -81,19 +81,19 @@ def build(  # noqa: C901 # a table of arguments
     return built
 
 
-def to_json(event: Mapping[str, Any], *foreign: Any) -> bytes:
+def to_json(event: Mapping[str, Any], *, foreign: Any = _encoding.EVERYTHING) -> bytes:
     """The event as it is sent. Its size is for the caller to check, unless it is beyond all bounds.
 
     Args:
         event: as `build` or `check` made it.
-        foreign: the values in it that are not of our making, when they are known; see `_encoding.encode`.
+        foreign: what in it is not of our making, when that is known; see `_encoding.encode`.
 
     Raises:
         InvalidEventError: a value in it has no JSON.
         TooLargeEventError: there is no point in writing it all out.
     """
     try:
-        return _encoding.encode(event, *foreign)
+        return _encoding.encode(event, foreign)
     except _encoding.UnencodableError as error:
         raise InvalidEventError(f"{_culprit(event)} cannot be written as JSON: {error}") from error
     except _encoding.TooLargeError:
@@ -173,14 +173,16 @@ def _mapping(argument: str, value: Any) -> dict[Any, Any]:
 def _now() -> str:
     """This moment, UTC with milliseconds, truncated."""
     global _this_second  # noqa: PLW0603 # one assignment; threads that race write down the same
-    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    moment = time.time()
+    second = int(moment)
     latest, text = _this_second
-    if latest != seconds:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        _this_second = (seconds, text)
-    return f"{text}.{milliseconds:03d}Z"
+    if latest != second:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _this_second = (second, text)
+    return text + _MILLISECONDS[int((moment - second) * 1000)]
 
 
+_MILLISECONDS = [f".{number:03}Z" for number in range(1000)]
 _this_second = (-1, "")  # since the epoch, and as it is written
 
 

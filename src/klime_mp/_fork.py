@@ -23,8 +23,15 @@ class _Forgets(Protocol):
 
 
 def tell(who: _Forgets) -> None:
-    """Have `who.forget()` called in every child that `os.fork` makes; refers to it weakly."""
+    """Have `who.forget()` called in every child that `os.fork` makes; refers to it weakly. Once is enough."""
     _everyone[id(who)] = who
+    if not _has_any:
+        _has_any.append(True)
+
+
+_everyone: weakref.WeakValueDictionary[int, _Forgets] = weakref.WeakValueDictionary()
+# Empty until a client is used: whatever the hook looks at in a child is on a page that the kernel has to copy.
+_has_any: list[bool] = []
 
 
 class PerProcess(Generic[T]):
@@ -47,7 +54,6 @@ class PerProcess(Generic[T]):
         self._of: dict[int, T] = {}
         self._latest: T | None = None
         self._inherited: list[dict[int, T]] = []
-        tell(self)
 
     def get(self) -> T:
         """This process's value, made now if need be."""
@@ -55,6 +61,7 @@ class PerProcess(Generic[T]):
             return self._of[getpid()]
         except KeyError:
             made = self._make(self._latest)
+            tell(self)
             # setdefault is one atomic step: threads that race here all get the same value.
             value = self._latest = self._of.setdefault(getpid(), made)
             if value is made and self._made is not None:
@@ -71,10 +78,9 @@ class PerProcess(Generic[T]):
         self._of = {}
 
 
-_everyone: weakref.WeakValueDictionary[int, _Forgets] = weakref.WeakValueDictionary()
-
-
 def _in_child() -> None:
+    if not _has_any:
+        return
     # valuerefs() is one step; iterating would fail when another thread adds to it.
     for reference in _everyone.valuerefs():
         holder = reference()

@@ -68,11 +68,9 @@ class Sender:
 
     def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
         """Take an event in, with a thread there to send it (or none to be had)."""
-        while True:
-            step = self._dispatch.accept(body, place)
-            if not isinstance(step, Shift):
-                return step
+        while isinstance(step := self._dispatch.accept(body, place), Shift):
             self._begin(step)
+        return step
 
     def flush(self, deadline: float, mark: float | None = None) -> bool:
         """Wait until every event accepted before this call has its outcome and its callbacks have returned.

@@ -128,19 +128,26 @@ class ProcessState:
     ) -> str | None:
         """An async call: the messageId when the event was accepted."""
         try:
-            message_id, body = self._make(kind, event, payload, user_id, group_id, timestamp, message_id, context)
+            identifier, body = self._make(kind, event, payload, user_id, group_id, timestamp, message_id, context)
         except _Dropped as drop:
             self._drop(kind, drop)
             if self._config.strict and isinstance(drop.error, InvalidEventError):
                 raise drop.error from None
             return None
         try:
-            return self._enqueue(kind, message_id, body)
+            place = self._spool.append(body) if self._dispatch.refusal is None else None
+            answer = self._road.accept(body, place)
+            if answer is not TAKEN and not self._tell(kind, answer, body, place):
+                return None
+            if _exit.handlers_are_over() and self._road.exit_timeout is not None:
+                # Nobody comes after us who would wait for this event.
+                _exit.within(self._road.exit_timeout, self._drain)
         except Exception as error:  # a defect of ours, or no memory: the caller's request must not suffer
             if raised_by_signal(error):
                 raise
             self._log("internal", logging.ERROR, f"{kind}: internal error: {error!r}")
             return None
+        return identifier
 
     def submit_now(self, timeout_ms: float | None, kind: str, *arguments: Any) -> BatchResponse:
         """A sync call; `arguments` as of `submit`."""
@@ -219,7 +226,7 @@ class ProcessState:
             if message_id is None:
                 message_id = self._message_ids.draw()
             built = _event.build(kind, event, payload, user_id, group_id, timestamp, message_id, context)
-            body = _event.to_json(built, payload, context)
+            body = _event.to_json(built, foreign=payload if context is None else (payload, context))
             if self._callbacks.filters:
                 built, body = self._filter(built, body)
         except _Dropped:
@@ -250,16 +257,6 @@ class ProcessState:
             raise _Dropped("filtered", None, body)
         changed = _event.check(returned)
         return changed, _event.to_json(changed)
-
-    def _enqueue(self, kind: str, message_id: str, body: bytes) -> str | None:
-        place = self._spool.append(body) if self._dispatch.refusal is None else None
-        answer = self._road.accept(body, place)
-        if answer is not TAKEN and not self._tell(kind, answer, body, place):
-            return None
-        if _exit.handlers_are_over() and self._road.exit_timeout is not None:
-            # Nobody comes after us who would wait for this event.
-            _exit.within(self._road.exit_timeout, self._drain)
-        return message_id
 
     def _tell(self, kind: str, answer: Accepted | Refused, body: bytes, place: Place | None) -> bool:
         """Tell log and callbacks what was dropped; is the event in?"""

@@ -323,14 +323,15 @@ def test_two_hundred_levels_are_accepted(encoder, maker, frames):
 
 @BOTH
 @pytest.mark.parametrize("maker", MAKERS)
-def test_endless_nesting_is_invalid(encoder, maker):
+@pytest.mark.parametrize("levels", [1000, 3000, 10_000])
+def test_endless_nesting_is_invalid(encoder, maker, levels):
     with pytest.raises(UnencodableError, match="nested"):
-        encoder(nested(maker, 10_000))
+        encoder(nested(maker, levels))
 
 
 def test_both_roads_give_up_at_the_same_level():
     for levels in range(250, 260):
-        for maker in ("dict", "list"):
+        for maker in ("dict", "list", "tuple"):
             assert outcome(encode, nested(maker, levels)) == outcome(write, nested(maker, levels))
 
 

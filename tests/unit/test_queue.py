@@ -58,7 +58,7 @@ class Bench:
         return batch
 
     def waiting(self):
-        return [entry.body for entry in self.queue._waiting]
+        return [entry.body for entry in self.queue.waiting]
 
     def stats(self):
         stats = self.ledger.snapshot(self.queue.pending())
