@@ -60,14 +60,8 @@ class Transport:
         self._per_part = config.request_timeout / 1000.0
         self._clock = clock
         self._budget = _Budget(clock.monotonic)
-        self._session = requests.Session()
-        # An explicit auth keeps requests from replacing the header by what ~/.netrc has for the host.
-        self._session.auth = _Bearer(config.write_key)
-        self._session.headers["User-Agent"] = f"klime-mp/{__version__} {requests.utils.default_user_agent()}"
-        self._session.headers["Content-Type"] = "application/json"
-        adapter = _Adapter(self._budget, _Wire())
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        self._bearer = _Bearer(config.write_key)
+        self._adapter = _Adapter(self._budget, _Wire())
         self._prepared: tuple[requests.PreparedRequest, Any] | None = None
 
     def post(self, body: bytes, deadline: float = NEVER) -> Answer:
@@ -80,7 +74,8 @@ class Transport:
             request, settings = self._prepared = self._prepared or self._prepare()
             request.body = body
             request.prepare_content_length(body)
-            response = self._session.send(request, timeout=(left, left), allow_redirects=False, **settings)
+            # The adapter's own `send`: what a session does beside it (redirects, cookies, hooks) is not for us.
+            response = self._adapter.send(request, timeout=(left, left), **settings)
         except Exception as error:  # requests lets some of urllib3's errors through as they are
             if raised_by_signal(error):
                 raise
@@ -100,8 +95,13 @@ class Transport:
 
         The request without a body, and what the environment says of proxies and certificates.
         """
-        request = self._session.prepare_request(requests.Request("POST", self._url))
-        return request, self._session.merge_environment_settings(self._url, {}, stream=True, verify=None, cert=None)
+        session = requests.Session()
+        # An explicit auth keeps requests from replacing the header by what ~/.netrc has for the host.
+        session.auth = self._bearer
+        session.headers["User-Agent"] = f"klime-mp/{__version__} {requests.utils.default_user_agent()}"
+        session.headers["Content-Type"] = "application/json"
+        request = session.prepare_request(requests.Request("POST", self._url))
+        return request, session.merge_environment_settings(self._url, {}, stream=True, verify=None, cert=None)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The answer's body, or nothing when it could not be read: the status alone decides then."""
@@ -120,7 +120,7 @@ class Transport:
     def close(self) -> None:
         """Close the connection."""
         try:
-            self._session.close()
+            self._adapter.close()
         except OSError:  # a socket that fails to close is closed all the same
             pass
 
@@ -268,6 +268,7 @@ class _Adapter(HTTPAdapter):
     def __init__(self, budget: _Budget, wire: _Wire) -> None:
         self._budget = budget
         self._wire = wire
+        self._pool: Any = None
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(
@@ -287,9 +288,11 @@ class _Adapter(HTTPAdapter):
         return manager
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
-        pool.budget, pool.wire = self._budget, self._wire  # type: ignore[attr-defined] # one of the two classes above
-        return pool
+        # There is one endpoint, and one way to it: to look it up again costs a tenth of a request.
+        if self._pool is None:
+            self._pool = pool = super().get_connection_with_tls_context(*args, **kwargs)
+            pool.budget, pool.wire = self._budget, self._wire  # type: ignore[attr-defined] # a class of those above
+        return self._pool
 
 
 def _describe(error: BaseException) -> str:
