@@ -6,6 +6,7 @@
 #   make matrix N=20 ARGS='-k uWSGI'                some of the scenarios, often
 #   make demo ARGS='--requests 20000'               a longer demo (--help lists its options)
 #   make demo KILL=1                                workers are killed at random, with a spool and without
+#   make bench ARGS='--only paced --rounds 3'       one measure only (--help lists them)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,6 +39,10 @@ core: $(VENV)/.installed-core  ## the tests that need no server, in parallel
 matrix: $(VENV)/.installed-test  ## every way a server lives and ends, N times each; writes docs/matrix.md
 	@$(PY) tests/servers/matrix.py -n $(N) -j $(JOBS) --write docs/matrix.md $(ARGS)
 
+.PHONY: bench
+bench: $(VENV)/.installed-bench  ## beside six peers, each in its own environment; writes docs/benchmarks
+	@$(PY) -m benchmarks.run $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.installed-lint  ## ruff: its rules and its format
 	@$(PY) -m ruff check
@@ -53,8 +58,8 @@ wheel: $(VENV)/.installed-lint  ## dist/klime_mp-*.whl
 
 .PHONY: clean
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage
-	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) .venv-bench build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ---------------------------------------------------------------------------------------------
 
@@ -67,7 +72,7 @@ LOCKED = mkdir -p $(VENV) && $(PYTHON) -c 'import fcntl, subprocess, sys; \
 # A copied environment still imports the package from the folder it was made for: make it anew.
 ifneq ($(shell cat $(VENV)/.made-for 2>/dev/null || pwd -P),$(CURDIR))
 .PHONY: elsewhere
-$(VENV)/.installed-core $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-lint: elsewhere
+$(VENV)/.installed-bench $(VENV)/.installed-core $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-lint: elsewhere
 endif
 
 # One stamp for each extra. It is looked at again inside the lock: who had to wait finds the work done.
