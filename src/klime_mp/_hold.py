@@ -107,7 +107,8 @@ class Hold:
 
     def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
         """Take an event in."""
-        self.holds()
+        if not self.holds() and place is None and self._dispatch.refusal is None:
+            place = self._spool.append(body)  # it may have been this very event that began the spool
         return self._sender.accept(body, place)
 
     def flush(self, deadline: float, mark: float | None = None) -> bool:

@@ -254,12 +254,12 @@ class Segment:
                 text, _, self._rest = (self._rest + chunk).rpartition(b"\n")
                 self._read_to += len(chunk)
                 self._ahead.extend(records(text))
+            elif not rewound:
+                self._read_to, self._rest, rewound = 0, b"", True
             elif last := [record for record in records(self._rest) if record.number in self._waiting]:
                 self._ahead.extend(last)  # only its newline is missing
-            elif rewound:
-                return
             else:
-                self._read_to, self._rest, rewound = 0, b"", True
+                return
 
     @atomic
     def _take(self, number: int) -> None:

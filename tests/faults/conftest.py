@@ -10,6 +10,7 @@ import klime_mp
 from support.clients import FAST, Seen, Threads
 from support.collector import CollectorProcess
 from support.ledger import assert_balanced
+from support.spool import forget_files
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,24 @@ def make_client(collector, seen):
 @pytest.fixture
 def client(make_client):
     return make_client()
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """A `spool_dir`; what a test leaves open there is forgotten."""
+    yield tmp_path / "spool"
+    forget_files(tmp_path)
+
+
+@pytest.fixture
+def spooling(spool, make_client):
+    """Builds clients with this test's spool, which soon find that the endpoint is down."""
+
+    def make(**options):
+        soon = {"retry_initial_delay": 50, "retry_max_attempts": 2}
+        return make_client(**{"spool_dir": str(spool), **soon, **options})
+
+    return make
 
 
 @pytest.fixture(scope="session")

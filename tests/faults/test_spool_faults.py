@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 import klime_mp
 from klime_mp import _sender
+from klime_mp.integrations.gunicorn import child_exit
 from support.clients import Stopwatch, error_lines, track, wait_until
 from support.ledger import assert_balanced, assert_ledger
 from support.program import run_program
+from support.script import run_script
 from support.sockets import SilentServer, closed_port
-from support.spool import descriptors, files, folder_of, forget_files, is_locked, lines, plant, total_bytes
+from support.spool import (
+    DOWN,
+    descriptors,
+    drain,
+    files,
+    folder_of,
+    forget_files,
+    is_locked,
+    lines,
+    plant,
+    total_bytes,
+)
 
-DOWN = {"status": 503, "times": None}
-DEAD_SOON = {"retry_initial_delay": 50, "retry_max_attempts": 2}
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_open(tmp_path):
-    yield
-    forget_files(tmp_path)
-
-
-@pytest.fixture
-def spooling(make_client, tmp_path):
-    """Builds clients with this test's spool."""
-
-    def make(**options):
-        return make_client(**{"spool_dir": str(tmp_path / "spool"), **DEAD_SOON, **options})
-
-    return make
-
-
-@pytest.fixture
-def spool(tmp_path):
-    return tmp_path / "spool"
-
-
-def drain(make, inbox):
-    """Deliver, as another process would, what is there."""
-    inbox.faults()
-    client = make(flush_interval=5)
-    while client._adopt():
-        assert client._flush_adopted(20_000), client.stats()
-    return client.stats()
-
+LONG_REST = {"flush_interval": 10, "retry_initial_delay": 16_000, "retry_max_attempts": 1}  # after the first failure
 
 # --- a clean run
 
@@ -212,6 +196,75 @@ def test_the_same_after_an_exit(collector, tmp_path):
     assert len(files(tmp_path)) == 1
 
 
+def wait_for_disk(client, count):
+    """Return once so many events are on disk only, in a back-off."""
+    wait_until(lambda: client._here()._queue.on_disk == count, "the failure of the first try")
+
+
+def test_a_shutdown_tries_once_more_what_waits(spooling, collector, spool):
+    collector.faults({"status": 503})
+    client = spooling(**LONG_REST)
+    track(client, *range(5))
+    wait_for_disk(client, 5)
+    with Stopwatch() as took:
+        assert client.shutdown() is True
+    assert took.seconds < 3
+    assert collector.serials() == list(range(5))
+    assert_ledger(client, delivered=5)
+    assert files(spool) == []
+
+
+def test_a_shutdown_tries_only_once_more_what_waits(spooling, collector, spool):
+    collector.faults(DOWN)
+    client = spooling(**LONG_REST)
+    track(client, *range(5))
+    wait_for_disk(client, 5)
+    requests = collector.summary()["requests"]
+    with Stopwatch() as took:
+        assert client.shutdown() is False
+    assert took.seconds < 3
+    assert collector.summary()["requests"] == requests + 1
+    assert_ledger(client, pending=5)
+    (path,) = files(spool)
+    assert not is_locked(path)
+
+
+@pytest.mark.parametrize(("answer", "arrived"), [({"status": 503}, 5), (DOWN, 0)], ids=["is back", "is down"])
+def test_an_exit_tries_once_more_what_waits(collector, tmp_path, answer, arrived):
+    collector.faults(answer)
+    ended = run_script(
+        f"""
+        import klime_mp
+        client = klime_mp.Client(**{LONG_REST!r})
+        for n in range(5):
+            client.track("e", {{"serial": n}}, user_id=1)
+        while client._here()._queue.on_disk < 5:
+            time.sleep(0.01)
+        say(over_at=time.monotonic())
+        """,
+        collector,
+        KLIME_SPOOL_DIR=str(tmp_path),
+    )
+    assert ended.ended - ended.facts["over_at"] < 3
+    assert collector.serials() == list(range(arrived))
+    assert len(files(tmp_path)) == (0 if arrived else 1)
+
+
+def test_a_closed_client_adopts_nothing(spooling, collector, spool, threads, monkeypatch):
+    """Least of all what it has just let go of."""
+    monkeypatch.setattr(_sender, "LOOK_INTERVAL", 0.0)
+    collector.faults(DOWN)
+    client = spooling(**LONG_REST)
+    track(client, *range(5))
+    wait_for_disk(client, 5)
+    plant(folder_of(spool, collector), lines(*range(20)))  # the sender sleeps: it has not seen it
+    for _ in range(2):
+        client.shutdown(100)
+        threads.wait_for_none()
+        assert_ledger(client, pending=5)
+        assert [is_locked(path) for path in files(spool)] == [False, False]
+
+
 def test_a_shutdown_that_a_hanging_request_outlasts(spooling, spool):
     with SilentServer() as server:
         client = spooling(endpoint=server.url)
@@ -350,6 +403,87 @@ def test_a_dead_processs_events_make_room(spooling, collector, spool, seen):
     assert {serial.partition("-")[0] for serial, _ in seen.dropped()} < set("01234")
     assert_balanced(stats)
     assert total_bytes(spool) <= 105_000
+
+
+ROOM_FOR_THREE = {"spool_max_bytes": 24_000, "max_batch_size": 100}
+LARGE = {"pad": "x" * 8000}  # a file for each
+
+
+def almost_full(make, inbox, **options):
+    """A client whose spool has no room for a fourth event: the first is on disk only, two more in memory as well."""
+    inbox.faults(DOWN)
+    client = make(**{**ROOM_FOR_THREE, "retry_initial_delay": 16_000, "retry_max_attempts": 1, **options})
+    track(client, 0, **LARGE)
+    assert client.flush() is False
+    wait_for_disk(client, 1)
+    track(client, 1, 2, **LARGE)
+    return client
+
+
+def test_room_is_made_while_the_sender_looks(spooling, collector, spool, seen, monkeypatch):
+    """To read what is dropped takes time, in which it neither waits nor has gone."""
+    client = almost_full(spooling, collector, retry_initial_delay=200)
+    waiting, looked, patience = client._here()._spool, threading.Event(), [0.4]
+    really_next, really_pread = waiting.next, os.pread
+
+    def next_(*how):
+        found = really_next(*how)
+        looked.set()
+        return found
+
+    def pread(*arguments):
+        if patience and threading.current_thread() is threading.main_thread():
+            looked.wait(patience.pop())
+        return really_pread(*arguments)
+
+    monkeypatch.setattr(waiting, "next", next_)
+    monkeypatch.setattr(os, "pread", pread)
+    track(client, 3, **LARGE)
+    monkeypatch.undo()
+    assert client._here()._queue.on_disk >= 0
+    assert_balanced(client.stats())
+    collector.faults()
+    wait_until(lambda: client.flush(2000), "the outcomes")
+    assert client._here()._queue.on_disk == 0
+    assert_ledger(client, delivered=3, dropped={"queue_full": 1})
+    assert collector.serials() == [1, 2, 3]
+    assert seen.dropped() == [(0, "queue_full")]
+
+
+def test_a_file_that_makes_room_and_cannot_be_read(spooling, collector, spool, seen, caplog, monkeypatch):
+    client = almost_full(spooling, collector)
+    (oldest,) = [path for path in files(spool) if b'"serial":0' in path.read_bytes()]
+
+    def pread(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+    track(client, 3, **LARGE)
+    monkeypatch.undo()
+    assert not oldest.exists()
+    assert sorted(descriptors(spool)) == sorted(map(str, files(spool)))
+    assert_ledger(client, pending=3, dropped={"queue_full": 1})
+    assert error_lines(caplog) == []
+    collector.faults()
+    assert client.shutdown()
+    assert collector.serials() == [1, 2, 3]
+    assert files(spool) == []
+
+
+@pytest.mark.parametrize("on_drop", [None, print], ids=["nobody", "somebody"])
+def test_what_is_dropped_is_read_for_who_wants_to_see_it(spooling, collector, monkeypatch, on_drop):
+    client = almost_full(spooling, collector, on_drop=on_drop)
+    really_pread, readers = os.pread, []
+
+    def pread(*arguments):
+        readers.append(threading.current_thread())
+        return really_pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", pread)
+    track(client, 3, **LARGE)
+    monkeypatch.undo()
+    assert (threading.main_thread() in readers) is (on_drop is not None)
+    assert_ledger(client, pending=3, dropped={"queue_full": 1})
 
 
 # --- disks
@@ -496,12 +630,60 @@ def test_a_limit_on_the_size_of_files(collector, tmp_path):
     assert files(tmp_path) == []
 
 
-def test_no_locks(spooling, collector, spool, caplog, monkeypatch):
-    """As on some network file systems."""
+def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_shutdown_with_events_that_found_no_space(spooling, collector, spool, monkeypatch):
+    """One try in vain is enough for those on disk. Those in memory only have all their tries."""
+    client = spooling()
+    track(client, "on disk")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", no_space)
+        track(client, *range(5))
+    collector.faults({"status": 503})
+    assert client.shutdown() is True
+    assert collector.serials() == ["on disk", *range(5)]
+    assert_ledger(client, delivered=6)
+    assert files(spool) == []
+
+
+@pytest.mark.parametrize("cut", [-1, -30], ids=["lacks its newline", "is torn"])
+def test_what_a_full_disk_has_is_delivered_all_the_same(spooling, collector, spool, monkeypatch, cut):
+    """Whose owner died in the middle of a line: nothing can be written, and this is what makes room."""
+    plant(folder_of(spool, collector), lines(1, 2, 3)[:cut])
+    monkeypatch.setattr(os, "write", no_space)
+    drain(spooling, collector)
+    whole = [1, 2, 3] if cut == -1 else [1, 2]
+    assert collector.serials() == whole
+    assert files(spool) == []
+
+
+def test_a_shutdown_while_the_master_looks_after_its_file(spooling, spool, monkeypatch):
+    client = spooling()
+    track(client, 1)
+    really_lstat, shutdowns = os.lstat, [threading.Thread(target=client.shutdown)]
+
+    def lstat(path, *rest):
+        found = really_lstat(path, *rest)
+        if shutdowns and str(path).startswith(str(spool)) and threading.current_thread() is threading.main_thread():
+            thread = shutdowns.pop()
+            thread.start()
+            thread.join()
+        return found
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    child_exit(None, SimpleNamespace(pid=99999999))
+    assert shutdowns == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EACCES], ids=errno.errorcode.get)
+def test_no_locks(spooling, collector, spool, caplog, monkeypatch, number):
+    """As on some network file systems; as under AppArmor or SELinux."""
     fcntl = pytest.importorskip("fcntl")
 
     def lockf(*_):
-        raise OSError(37, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
     memory_mode_works(spooling(), collector, caplog, *range(30))
@@ -548,6 +730,20 @@ def test_flush_does_not_wait_for_what_others_tracked(spooling, collector, spool)
     assert flushed
     collector.faults()
     wait_until(lambda: not client.stats().pending, "the rest", 30)
+
+
+@pytest.mark.parametrize("how", ["flush", "shutdown"])
+def test_ones_own_events_on_disk_go_first(spooling, collector, spool, how):
+    plant(folder_of(spool, collector), lines(*range(4000)))
+    collector.faults({"delay_ms": 40, "times": None})
+    client = spooling(flush_interval=10, max_queue_size=20, max_batch_size=20)
+    assert client._adopt() == 4000
+    own = [f"own-{n}" for n in range(40)]
+    track(client, *own)
+    assert client._here()._queue.on_disk, "nothing is shown: all of them are in memory"
+    assert getattr(client, how)(8000)
+    assert client.stats().pending > 100, "nothing was shown: the backlog was gone"
+    assert sorted(serial for serial in collector.serials() if str(serial).startswith("own")) == sorted(own)
 
 
 def test_what_arrived_damaged_is_said(spooling, collector, spool, caplog):

@@ -216,6 +216,31 @@ def test_fork_from_c_is_noticed_by_the_pid(collector, when):
     assert_each_once(collector, [f"{who}-{n}" for who in ("parent", "child0", "child1", "child2") for n in range(5)])
 
 
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
+def test_a_child_draws_ids_of_its_own(collector, fork):
+    """Not those that its parent has in stock."""
+    ended = run_program(
+        f"""
+        import ctypes
+        client = klime_mp.Client(flush_interval=60_000)
+        say(ids=client.track("e", user_id=1))
+        time.sleep(0.2)  # with a fork from C: the sender reaches its sleep, as above
+        pids = []
+        for child in range(3):
+            pids.append({fork}())
+            if pids[-1] == 0:
+                say(ids=[client.track("e", user_id=1) for _ in range(40)])
+                os._exit(0)
+        assert [join(pid) for pid in pids] == [0, 0, 0]
+        say(ids=[client.track("e", user_id=1) for _ in range(40)])
+        """,
+        collector,
+        flags=("-W", "ignore:This process:DeprecationWarning"),
+    )
+    ids = ended.all("ids")
+    assert len(set(ids)) == len(ids) == 161
+
+
 def test_client_closed_before_the_fork_is_closed_in_the_child_until_restart(collector):
     run_program(
         """

@@ -235,6 +235,132 @@ def test_a_child_lives_on_when_its_parent_dies(collector, tmp_path, how):
     assert_each_once(collector, [*range(20), "child"])
 
 
+def test_what_one_client_took_over_stays_locked_when_another_is_first_used(collector, tmp_path):
+    """In a child that was forked from C: what it closes of its parent's it closes before it opens anything."""
+    ended = run(
+        """
+        import ctypes, fcntl
+
+        def locked(path):
+            pid = os.fork()
+            if not pid:
+                try:
+                    fcntl.lockf(os.open(path, os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os._exit(3)
+                os._exit(0)
+            return join(pid) == 3
+
+        over, to_the_end = os.pipe()
+        pid = os.fork()
+        if not pid:
+            one, other = klime_mp.Client(flush_interval=60_000), klime_mp.Client(flush_interval=60_000)
+            track(one, *range(19))
+            other.stats()
+            time.sleep(0.2)  # the sender reaches its sleep, see test_fork.py
+            parent, (reader, writer) = os.getpid(), os.pipe()
+            if not ctypes.PyDLL(None).fork():
+                os.close(writer)
+                os.read(reader, 1)  # it is dead
+                assert other._here()._spool.adopt() == 19
+                (path,) = spooled()
+                say(locked=locked(path))
+                one.stats()
+                say(locked=locked(path))
+                os._exit(0)
+            os.kill(parent, signal.SIGKILL)
+        assert join(pid) == -signal.SIGKILL
+        os.close(to_the_end)
+        os.read(over, 1)
+        """,
+        collector,
+        tmp_path,
+        drain=True,
+    )
+    assert ended.all("locked") == [True, True]
+    assert_each_once(collector, range(19))
+
+
+def test_an_exit_waits_for_what_it_took_over_and_is_sending(collector, tmp_path):
+    plant(folder_of(tmp_path, collector), lines(*range(60)))
+    collector.faults({"delay_ms": 300, "times": None})
+    run(
+        """
+        import urllib.request
+
+        def arrived():
+            summary = f"{os.environ['KLIME_ENDPOINT']}/summary?writeKey={os.environ['KLIME_WRITE_KEY']}"
+            with urllib.request.urlopen(summary) as answer:
+                return json.load(answer)["requests"]
+
+        client = klime_mp.Client(max_batch_size=20)
+        assert client._adopt() == 60
+        wait_for(arrived, "the first batch")
+        """,
+        collector,
+        tmp_path,
+    )
+    collector.faults()
+    run("", collector, tmp_path, drain=True)
+    assert_each_once(collector, range(60))
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_a_relative_folder_is_the_same_for_a_child_that_is_elsewhere(collector, tmp_path, first):
+    run(
+        f"""
+        os.chdir(os.environ["KLIME_SPOOL_DIR"])
+        os.mkdir("elsewhere")
+        client = klime_mp.Client(spool_dir="spool", flush_interval=60_000)
+        if {first!r} == "parent":
+            track(client, "parent")
+        pid = os.fork()
+        if not pid:
+            os.chdir("elsewhere")
+            client._here()._spool.adopt = lambda pid=None: 0  # what it took over it would die with in the middle
+            track(client, "child")
+            os._exit(0)
+        assert join(pid) == 0
+        client._here()._spool.adopt = lambda pid=None: 0  # as above
+        track(client, "parent, later")
+        assert len(spooled(os.path.abspath("spool"))) == len(spooled()) == 2
+        os._exit(0)
+        """,
+        collector,
+        tmp_path,
+    )
+    run("", collector, tmp_path / "spool", drain=True)
+    assert_each_once(collector, ["parent"] * (first == "parent") + ["child", "parent, later"])
+
+
+def test_a_program_that_closes_what_it_has_open(collector, tmp_path):
+    """As daemons do. The numbers are its own files' then."""
+    run(
+        """
+        import pathlib
+        client = klime_mp.Client(flush_interval=60_000)
+        track(client, 1)
+        number = client._here()._spool._current._file.number
+        wait_for(lambda: client._here()._dispatch._asleep, "the sleep of the sender, who looks after its file")
+        os.closerange(3, 256)
+        paths = [pathlib.Path(os.environ["KLIME_SPOOL_DIR"], f"own-{n}") for n in range(30)]
+        own = [os.open(path, os.O_RDWR | os.O_CREAT) for path in paths]
+        assert number in own
+        track(client, 2, 3)
+        assert client.flush(10_000)
+        track(client, 4)
+        assert client.shutdown()
+        assert balanced(client.stats()) and client.stats().delivered == 4
+        assert [path.stat().st_size for path in paths] == [0] * 30
+        assert [os.fstat(each).st_ino for each in own] == [path.stat().st_ino for path in paths]
+        """,
+        collector,
+        tmp_path,
+    )
+    assert_each_once(collector, [1, 2, 3, 4])
+
+
 def test_forks_while_threads_track(collector, tmp_path):
     ended = run(
         """

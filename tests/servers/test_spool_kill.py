@@ -22,6 +22,8 @@ import pytest
 from program import Program, exists
 from scenarios import NEVER
 
+from support.spool import DOWN
+
 SOON = 100  # milliseconds, for `flush_interval`: a worker that is killed is often in the middle of sending
 VISITORS = 4
 BATCH = 20  # events, `max_batch_size`
@@ -180,6 +182,25 @@ def test_uwsgi(collector, tmp_path, moments):
         server.stop()
     drain(server)
     assert_nothing_lost(server, collector, moments, 30)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_uwsgi_without_a_master(processes, collector, tmp_path):
+    """The process that loaded the application serves it: what it held, and what it tracks, is on disk."""
+    pytest.importorskip("pyuwsgi")
+    from uwsgi_process import Uwsgi  # noqa: PLC0415 # as above
+
+    collector.faults(DOWN)  # what it held it sends at once
+    klime = options(tmp_path, flush_interval=NEVER)
+    with Uwsgi(tmp_path, collector, "--processes", processes, klime=klime) as server:
+        assert server.load(10) == 10
+        tracked = [serial for _, serial in server.journal()]
+        kept = b"".join(path.read_bytes() for path in (tmp_path / "spool").glob("*/*"))
+    assert len(tracked) == 11
+    assert [serial for serial in tracked if f'"{serial}"'.encode() not in kept] == []
+    collector.faults()
+    drain(server)
+    assert Counter(collector.serials()) == Counter(tracked)
 
 
 @pytest.mark.skipif(

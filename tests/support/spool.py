@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from klime_mp import _segment, _spool
 from klime_mp._config import Config
 from support.collector import track_event
+
+# A fault: the endpoint takes nothing.
+DOWN = {"status": 503, "times": None}
 
 # For programs (`support.program`): a client that adopts what there is, and delivers it.
 DRAIN = """
@@ -72,6 +76,15 @@ def plant(folder: Any, text: bytes, pid: int = 99999999, mark: int = 0) -> Path:
     path.write_bytes(text)
     path.chmod(0o600)
     return path
+
+
+def drain(make: Callable[..., Any], inbox: Any) -> Any:
+    """Deliver, as another process would, what is there; `make` builds clients. Its ledger."""
+    inbox.faults()
+    client = make(flush_interval=5)
+    while client._adopt():
+        assert client._flush_adopted(20_000), client.stats()
+    return client.stats()
 
 
 def is_locked(path: Any) -> bool:

@@ -149,7 +149,7 @@ BAD_URLS = [
         *((name, value, "a function") for name in CALLBACKS for value in (0, "text", [a_callback], Unshowable())),
         *(("endpoint", value, "an http or https URL without query") for value in BAD_URLS),
         *(("logger", value, "logging.Logger") for value in ("klime_mp", 0, print)),
-        *(("spool_dir", value, "the path of a directory") for value in ("", "a\0b", 0, b"folder", [])),
+        *(("spool_dir", value, "the path of a directory") for value in ("", "a\0b", "\ud800x", 0, b"folder", [])),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isidentifier() else type(value).__name__,
 )

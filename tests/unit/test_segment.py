@@ -250,6 +250,23 @@ def test_who_adopts_begins_a_new_line(tmp_path, torn):
     assert delivered_from(tmp_path, text) == left
 
 
+@pytest.mark.parametrize("torn", [b"{", line(3, b'{"a":1}')[:-1]])
+def test_who_adopts_writes_nothing(tmp_path, monkeypatch, torn):
+    """The disk may be full; what is there is delivered all the same."""
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", no_space)
+    segment = take_over(tmp_path, lines(1, 2) + torn)
+    whole = [1, 2, 3] if torn.startswith(b'{"a"') else [1, 2]
+    assert [record.number for record in read_all(segment)] == whole
+    segment.wait(Ranges([(1, whole[-1])]))  # no endpoint took them
+    assert [record.number for record in read_all(segment)] == whole
+    with pytest.raises(OSError, match="No space"):
+        segment.write_done(Ranges([(1, 1)]))
+
+
 def test_after_a_short_write_the_next_one_begins_a_new_line(tmp_path):
     script = f"""
 from klime_mp._segment import Segment, line
@@ -388,6 +405,45 @@ def test_a_thread_that_uses_the_file_while_it_is_closed(tmp_path):
     assert descriptors(tmp_path) == [segment.path]
     segment._leave()
     assert descriptors(tmp_path) == []
+
+
+def test_a_name_is_free_when_the_descriptor_is_closed(tmp_path):
+    """To close it later would cost the lock of the client that has opened the file meanwhile."""
+    segment = Segment.create(str(tmp_path))
+    segment.write(line(1, b"{}"))
+    assert segment._enter()
+    segment.close()
+    assert Segment.take_over(str(tmp_path), segment.name) is None
+    assert is_locked(segment.path)
+    segment._leave()
+    assert not is_locked(segment.path)
+    assert read_all(Segment.take_over(str(tmp_path), segment.name)) == [Record(1, b"{}")]
+    assert is_locked(segment.path)
+
+
+def test_a_closed_file_is_not_there(tmp_path):
+    """Whoever asks does not know: another thread may have closed it just now."""
+    segment = Segment.create(str(tmp_path))
+    assert segment.is_there()
+    segment.close()
+    assert Path(segment.path).exists()
+    assert not segment.is_there()
+
+
+def test_a_descriptor_that_the_program_closed(tmp_path):
+    """Its number may be another file's."""
+    segment = Segment.create(str(tmp_path))
+    os.close(segment._file.number)
+    own = os.open(tmp_path / "own", os.O_RDWR | os.O_CREAT)
+    assert own == segment._file.number
+    with pytest.raises(OSError, match="closed by the program"):
+        segment.write(line(1, b"{}"))
+    segment.wait(Ranges([(1, 1)]))
+    with pytest.raises(OSError, match="closed by the program"):
+        segment.read(1, 100)
+    segment.close()
+    assert os.fstat(own).st_size == 0
+    os.close(own)
 
 
 # --- what is no such file

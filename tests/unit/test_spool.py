@@ -20,7 +20,7 @@ from test_interruption import AtLine, assert_lock_is_free, interrupt
 
 import klime_mp
 import support.values  # noqa: F401 # hypothesis's profile
-from klime_mp import _dispatch, _sender, _spool
+from klime_mp import _dispatch, _hold, _host, _sender, _spool
 from klime_mp._clock import Clock
 from klime_mp._config import Config
 from klime_mp._segment import line
@@ -157,6 +157,41 @@ def test_a_full_file_whose_events_are_done_goes_when_the_next_one_begins(tmp_pat
     assert len(bench.names()) <= 2
 
 
+def test_a_file_whose_events_are_all_done_does_not_grow(bench, tmp_path, monkeypatch):
+    """Of a busy client, which never retires and whose endpoint is well."""
+    monkeypatch.setattr(_spool, "DONE_BYTES", 5000)
+    most = 0
+    for body in numbered(500):
+        bench.spool.acknowledge(bench.append(body))
+        most = max(most, total_bytes(tmp_path))
+        assert len(bench.names()) <= 1
+    assert 2500 < most < 10_000, most
+
+
+def test_a_file_with_an_event_that_is_not_done_stays(bench, monkeypatch):
+    monkeypatch.setattr(_spool, "DONE_BYTES", 5000)
+    (kept,) = bench.append(b'"kept"')
+    for body in numbered(200):
+        bench.spool.acknowledge(bench.append(body))
+    assert bench.names() == [kept.segment.name]
+    assert kept.is_safe()
+    bench.spool.acknowledge([kept])
+    assert bench.names() == []
+
+
+def test_busy_clients_share_a_small_spool(tmp_path, monkeypatch):
+    """What is done takes no room that others need."""
+    monkeypatch.setattr(_spool, "DONE_BYTES", 5000)
+    benches = [Bench(tmp_path, spool_max_bytes=160_000) for _ in range(12)]  # files of 20,000 bytes
+    for body in numbered(150, size=200):
+        for bench in benches:
+            places = bench.append(body)
+            assert None not in places
+            bench.spool.acknowledge(places)
+    assert [bench.said for bench in benches] == [[]] * 12
+    assert [bench.dropped for bench in benches] == [[]] * 12
+
+
 def test_what_waits_comes_back_oldest_first(tmp_path):
     bench = Bench(tmp_path, segment_bytes=500)
     bodies = numbered(30)
@@ -280,6 +315,31 @@ def test_a_file_of_the_living_does_not(tmp_path):
     assert [level for level, _ in bench.said] == [logging.ERROR]
     assert other.dropped == []
     assert len(other.take()) == 60
+
+
+def test_a_file_that_makes_room_is_read_for_who_wants_to_see_it(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, spool_max_bytes=8000)
+    bench.wants_dropped = lambda: False
+    monkeypatch.setattr(os, "pread", None)
+    for body in numbered(100):
+        bench.spool.put_off(bench.append(body))
+    assert bench.dropped
+    assert all(not bodies and count for bodies, count, _ in bench.dropped)
+    assert bench.said == []
+
+
+def test_a_file_that_makes_room_and_cannot_be_read_goes_all_the_same(tmp_path, monkeypatch):
+    def pread(*_):
+        raise OSError(5, "Input/output error")
+
+    bench = Bench(tmp_path, spool_max_bytes=8000)
+    monkeypatch.setattr(os, "pread", pread)
+    for body in numbered(200):
+        bench.spool.put_off(bench.append(body))
+    assert len(bench.dropped) > 1
+    assert all(not bodies and count for bodies, count, _ in bench.dropped)
+    assert bench.said == []
+    assert sorted(descriptors(tmp_path)) == sorted(map(str, files(tmp_path)))
 
 
 def test_room_is_made_while_events_of_that_file_are_under_way(tmp_path):
@@ -509,6 +569,46 @@ def test_without_threads_the_caller_works_off_what_waits(collector, tmp_path, mo
     assert sorted(collector.serials()) == list(range(100))
     client.shutdown()
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["by a hook", "by its first event"])
+def test_a_process_that_loads_keeps_on_disk_what_it_holds_once_it_serves(collector, tmp_path, monkeypatch, is_told):
+    """uWSGI without a master: the process that loads the application is a worker later."""
+    loads = True
+    monkeypatch.setattr(_host, "only_loads", lambda: loads)
+    monkeypatch.setattr(_host, "on_arrival", lambda _arrive: None)
+    monkeypatch.setattr(_hold, "_arrivals", [])
+    client = spooling_client(collector, tmp_path, flush_interval=60_000)
+    ids = [client.track("e", {"serial": n}, user_id=1) for n in range(3)]
+    assert files(tmp_path) == []
+    loads = False
+    if is_told:
+        _hold.arrive()
+    ids.append(client.track("e", {"serial": 3}, user_id=1))
+    (path,) = files(tmp_path)
+    assert all(each.encode() in path.read_bytes() for each in ids)
+    assert client.shutdown()
+    assert sorted(collector.serials()) == [0, 1, 2, 3]
+    assert files(tmp_path) == []
+
+
+def test_a_process_that_loads_and_does_not_win_its_claim_keeps_nothing(collector, tmp_path, monkeypatch):
+    loads = True
+    monkeypatch.setattr(_host, "only_loads", lambda: loads)
+    monkeypatch.setattr(_host, "on_arrival", lambda _arrive: None)
+    monkeypatch.setattr(_hold, "_arrivals", [])
+    client = spooling_client(collector, tmp_path, flush_interval=60_000)
+    client.track("e", {"serial": "held"}, user_id=1)
+    assert os.read(client._here()._road.claim._pipe.number, 1)  # another process's
+    loads = False
+    _hold.arrive()
+    client.track("e", {"serial": "own"}, user_id=1)
+    (path,) = files(tmp_path)
+    assert b"own" in path.read_bytes()
+    assert b"held" not in path.read_bytes()
+    assert client.stats().handed_over == 1
+    assert client.shutdown()
+    assert collector.serials() == ["own"]
 
 
 def deliver_the_rest(collector, tmp_path):

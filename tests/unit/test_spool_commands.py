@@ -273,6 +273,30 @@ def test_a_folder_that_is_a_symbolic_link(spool, tmp_path, capsys):
     assert capsys.readouterr().out == "total: 0 files, 0 events, 0 bytes\n"
 
 
+@pytest.mark.parametrize("whose", ["anybody may write to it", "another user's"])
+def test_a_folder_that_is_not_ours_alone(spool, capsys, whose):
+    """Nothing is taken out of it; that must not look like a success."""
+    path = spool.leave("a")
+    if whose == "anybody may write to it":
+        spool.folder.chmod(0o770)
+    elif os.geteuid() == 0:
+        os.chown(spool.folder, 12345, 12345)
+        os.chown(path, 12345, 12345)
+    else:
+        pytest.skip("only root can give a folder away")
+    because = f"{spool.folder} is no folder of this user's that nobody else may write to\n"
+    assert spool.drain() == 1
+    assert because in capsys.readouterr().err
+    other = spool.leave("b", folder=spool.base / "0123456789abcdef")
+    assert cli.main(["spool", "--spool-dir", str(spool.base)]) == 1
+    shown = capsys.readouterr()
+    assert because in shown.err
+    assert "total: 1 file, 1 event, " in shown.out, "the others are shown all the same"
+    assert path.exists()
+    assert other.exists()
+    assert spool.inbox.serials() == []
+
+
 def test_drain_draws_a_bar_on_a_terminal(spool):
     pytest.importorskip("rich")
     spool.leave("a", "b")
