@@ -273,6 +273,10 @@ class Segment:
         """The first event that waits, empty when there is none. Raises OSError."""
         return next((record.body for record in self._records() if record.number in self._waiting), b"")
 
+    def is_open(self) -> bool:
+        """Has the program left the descriptor alone?"""
+        return self._file.is_open()
+
     def is_there(self) -> bool:
         """Is the file still what its path names?"""
         try:

@@ -71,7 +71,7 @@ class Spool(Protocol):
         """Is there such a file, not yet done with?"""
 
     def has_unfinished(self) -> bool:
-        """Is there a file of this process's with an event that is not done?"""
+        """Is there a file of this process's, or was there one, with an event that is not done?"""
 
     def has_waiting(self) -> bool:
         """Is there one with an event that waits? Does no I/O."""
@@ -170,6 +170,7 @@ class DiskSpool:
         self._current: Segment | None = None
         self._segments: list[Segment] = []  # oldest first; adopted ones before all others
         self._try_again_at = -NEVER
+        self._has_given_away = False
         self._candidates: list[str] = []  # files that may be a dead process's, the oldest last
 
     # --- an event's way through
@@ -218,6 +219,9 @@ class DiskSpool:
         for segment in sorted(self._segments, key=lambda each: each.adopted):
             if not segment.has_waiting():
                 continue
+            if not segment.is_open():
+                self._give_away(segment)
+                continue
             try:
                 found = segment.read(max_events, max_bytes)
             except OSError as error:
@@ -265,7 +269,7 @@ class DiskSpool:
 
     def has_unfinished(self) -> bool:
         """See `Spool`."""
-        return any(segment.finished < segment.issued for segment in list(self._segments))
+        return self._has_given_away or any(segment.finished < segment.issued for segment in list(self._segments))
 
     def has_waiting(self) -> bool:
         """See `Spool`."""
@@ -375,6 +379,16 @@ class DiskSpool:
     def _abandon(self, segment: Segment) -> None:
         if self._current is segment:
             self._current = None
+
+    @atomic
+    def _give_away(self, segment: Segment) -> None:
+        """The program has closed the file, and with it the lock: whoever takes it over delivers what waits in it."""
+        if segment in self._segments:
+            self._segments.remove(segment)
+        if segment is self._current:
+            self._current = None
+        self._has_given_away = True
+        segment.close()
 
     @atomic
     def _finish(self, segment: Segment, count: int) -> bool:

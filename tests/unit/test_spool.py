@@ -218,6 +218,17 @@ def test_what_waits_of_a_file_that_was_deleted_is_not_lost(tmp_path):
     assert len(bench.names()) == 1
 
 
+def test_what_waits_in_a_file_that_the_program_has_closed_is_anybodys(bench, tmp_path):
+    places = bench.append(b"1", b"2")
+    bench.spool.put_off(places)
+    os.close(places[0].segment._file.number)
+    assert bench.take() == []
+    assert bench.spool.has_unfinished()  # elsewhere
+    assert not bench.spool.has_waiting()
+    assert bench.spool.adopt() == 2
+    assert [body for body, _ in bench.take()] == [b"1", b"2"]
+
+
 def test_the_dead_are_adopted_oldest_first_and_one_at_a_time(bench, tmp_path):
     for mark in range(3):
         path = plant(bench.folder, lines(*range(mark + 1)), mark=mark)
