@@ -193,6 +193,16 @@ def sleeps(pid):
     return _states(pid) == {"S"}
 
 
+def catches(pid, number):
+    """Has the process a handler for that signal?"""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return False
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def _states(pid):
     """The kernel's letters for the states of its threads."""
     states = set()

@@ -8,9 +8,9 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGTERM, SIGUSR2
 
-from program import APPS, POLL_SECONDS, WAIT_SECONDS, WebServer, exists, sleeps
+from program import APPS, POLL_SECONDS, WAIT_SECONDS, WebServer, catches, exists, sleeps
 
 
 class Uwsgi(WebServer):
@@ -50,11 +50,15 @@ class Uwsgi(WebServer):
         return [int(pid) for pid in re.findall(r"spawned uWSGI worker \d+ \(.*?pid: (\d+)", self.log())]
 
     def settle(self):
-        """Waits until no worker is in a request: stopped in the middle of one, it runs no exit handlers.
+        """Waits until every worker can be stopped: is there, and in no request.
 
-        The client may have the whole answer before the worker is through with the request.
+        A worker that is new has its master's signal handlers at first, and forgets a HUP or a TERM that comes too
+        early; the one for USR2 is the last of its own. Stopped in the middle of a request it runs no exit handlers, and
+        the client may have the whole answer before the worker is through with that.
         """
-        self.wait_until(lambda: all(sleeps(pid) for pid in self.spawned() if exists(pid)), "idle")
+        self.wait_until(
+            lambda: all(sleeps(pid) and catches(pid, SIGUSR2) for pid in self.spawned() if exists(pid)), "idle"
+        )
 
     def stop(self, number=SIGTERM, statuses=(0,)):
         self.settle()

@@ -96,6 +96,7 @@ def reload(folder, inbox):
     with serve(folder, inbox, "--master") as server:
         assert server.load(20) == 20
         before = server.spawned()
+        server.settle()
         server.signal(signal.SIGHUP)
         server.wait_until(lambda: len(server.spawned()) >= 2 * len(before), "reloaded")
         server.wait_until(lambda: server.get("/ready") == 200, "ready again")
