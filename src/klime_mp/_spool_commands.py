@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from klime_mp._client import Client
 from klime_mp._config import Config
 from klime_mp._segment import NAME, Segment
-from klime_mp._spool import check_folder, folder_of, names
+from klime_mp._spool_folder import check_folder, folder_of, names
 from klime_mp.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

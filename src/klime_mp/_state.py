@@ -15,6 +15,7 @@ from klime_mp._aside import Aside
 from klime_mp._callbacks import Callbacks
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import Delivery
+from klime_mp._disk_spool import DiskSpool
 from klime_mp._dispatch import TAKEN, Accepted, Dispatch, Refused
 from klime_mp._encoding import decode
 from klime_mp._fork import getpid
@@ -27,7 +28,7 @@ from klime_mp._retry import RetryPolicy
 from klime_mp._segment import leave_inherited_files
 from klime_mp._sender import Sender
 from klime_mp._signals import raised_by_signal
-from klime_mp._spool import DiskSpool, NoSpool, Spool
+from klime_mp._spool import NoSpool, Spool
 from klime_mp._stats import Ledger, Stats
 from klime_mp._transport import Transport
 from klime_mp.exceptions import InvalidEventError, SendError

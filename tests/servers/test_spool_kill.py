@@ -42,7 +42,7 @@ while True:
 """
 
 # The same, with a new file for every dozen events.
-ROTATING = "import klime_mp._spool\nklime_mp._spool.SEGMENT_BYTES = 4_000" + FAMILY
+ROTATING = "import klime_mp._disk_spool\nklime_mp._disk_spool.SEGMENT_BYTES = 4_000" + FAMILY
 
 
 class Moments:

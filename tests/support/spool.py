@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from klime_mp import _segment, _spool
+from klime_mp import _segment, _spool_folder
 from klime_mp._config import Config
 from support.collector import track_event
 
@@ -37,7 +37,7 @@ except BlockingIOError:
 def folder_of(base: Any, inbox: Any) -> Path:
     """The folder, in `spool_dir`, of this inbox's events."""
     config = Config.resolve({"write_key": inbox.write_key, "endpoint": inbox.endpoint}, {})
-    return Path(_spool.folder_of(str(base), config))
+    return Path(_spool_folder.folder_of(str(base), config))
 
 
 def files(base: Any) -> list[Path]:

@@ -22,7 +22,7 @@ import klime_mp
 from klime_mp import _spool_commands, cli
 from klime_mp._config import Config
 from klime_mp._segment import line
-from klime_mp._spool import folder_of
+from klime_mp._spool_folder import folder_of
 from support.collector import environment, track_event
 
 DEAD = 4_194_400  # more than any pid may be

@@ -20,11 +20,12 @@ from test_interruption import AtLine, assert_lock_is_free, interrupt
 
 import klime_mp
 import support.values  # noqa: F401 # hypothesis's profile
-from klime_mp import _dispatch, _hold, _host, _sender, _spool
+from klime_mp import _disk_spool, _dispatch, _hold, _host, _sender, _spool_folder
 from klime_mp._clock import Clock
 from klime_mp._config import Config
+from klime_mp._disk_spool import DiskSpool
 from klime_mp._segment import line
-from klime_mp._spool import DiskSpool, NoSpool
+from klime_mp._spool import NoSpool
 from support.ledger import assert_balanced
 from support.spool import descriptors, files, forget_files, is_locked, lines, plant, total_bytes
 
@@ -80,7 +81,7 @@ class Bench:
         return found
 
     def names(self):
-        return _spool.names(self.folder)
+        return _spool_folder.names(self.folder)
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_a_full_file_whose_events_are_done_goes_when_the_next_one_begins(tmp_pat
 
 def test_a_file_whose_events_are_all_done_does_not_grow(bench, tmp_path, monkeypatch):
     """Of a busy client, which never retires and whose endpoint is well."""
-    monkeypatch.setattr(_spool, "DONE_BYTES", 5000)
+    monkeypatch.setattr(_disk_spool, "DONE_BYTES", 5000)
     most = 0
     for body in numbered(500):
         bench.spool.acknowledge(bench.append(body))
@@ -169,7 +170,7 @@ def test_a_file_whose_events_are_all_done_does_not_grow(bench, tmp_path, monkeyp
 
 
 def test_a_file_with_an_event_that_is_not_done_stays(bench, monkeypatch):
-    monkeypatch.setattr(_spool, "DONE_BYTES", 5000)
+    monkeypatch.setattr(_disk_spool, "DONE_BYTES", 5000)
     (kept,) = bench.append(b'"kept"')
     for body in numbered(200):
         bench.spool.acknowledge(bench.append(body))
@@ -181,7 +182,7 @@ def test_a_file_with_an_event_that_is_not_done_stays(bench, monkeypatch):
 
 def test_busy_clients_share_a_small_spool(tmp_path, monkeypatch):
     """What is done takes no room that others need."""
-    monkeypatch.setattr(_spool, "DONE_BYTES", 5000)
+    monkeypatch.setattr(_disk_spool, "DONE_BYTES", 5000)
     benches = [Bench(tmp_path, spool_max_bytes=160_000) for _ in range(12)]  # files of 20,000 bytes
     for body in numbered(150, size=200):
         for bench in benches:
