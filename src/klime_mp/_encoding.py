@@ -1,11 +1,11 @@
-"""Any Python value -> JSON, by one set of rules and two encoders that agree on every value.
+"""Any Python value -> JSON, by one set of rules and encoders that agree on every value.
 
-`orjson`, when it is installed, takes the common case: a tree of JSON's own types and nothing else. Whatever it refuses
-(an integer of more than 64 bits, a key that is no string, a lone surrogate) and every other type goes through
-`_Writer`, which knows all rules and writes the JSON itself: no encoder of the standard library can be told how to spell
-an integer of 5,000 digits. No Python code may run inside orjson (a `default` function, an Enum's `value`): it crashes
-the process when that code, or a thread that gets its turn meanwhile, changes the tree, and it swallows a signal's
-exception.
+The common case, a tree of JSON's own types and nothing else, is for C: `orjson` when it is installed, the standard
+library's encoder when not. Whatever they refuse (an integer of very many digits, a key that is no string, a lone
+surrogate, NaN) and every other type goes through `_Writer`, which knows all rules and writes the JSON itself: no
+encoder of the standard library can be told how to spell an integer of 5,000 digits. No Python code may run inside
+orjson (a `default` function, an Enum's `value`): it crashes the process when that code, or a thread that gets its turn
+meanwhile, changes the tree, and it swallows a signal's exception.
 """
 
 from __future__ import annotations
@@ -59,13 +59,15 @@ def encode(value: Any, foreign: Any = EVERYTHING) -> bytes:
         UnencodableError: it contains itself, is nested too deeply, or one of its methods raised.
         TooLargeError: the writer gave up, as the result cannot fit into an event.
     """
-    if orjson is not None:
-        try:
-            if _is_plain(value if foreign is EVERYTHING else foreign):
-                # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
-                return b"".join((orjson.dumps(value), b""))
-        except (orjson.JSONEncodeError, RuntimeError):  # or another thread changed a dict that was looked at
-            pass
+    fast: Any = orjson
+    try:
+        if _is_plain(value if foreign is EVERYTHING else foreign, keys=fast is None):
+            if fast is None:
+                return _dumps(value).encode()
+            # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
+            return b"".join((fast.dumps(value), b""))
+    except (TypeError, ValueError, RuntimeError):  # what they refuse; or another thread changed a dict meanwhile
+        pass
     return write(value)
 
 
@@ -179,17 +181,21 @@ def _replace_surrogates(text: str) -> str:
 
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+_STR = frozenset({str})
+# C code for what is plain: only that it does not know an integer of 5,000 digits, NaN as null, a lone surrogate.
+_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
 _WRITTEN = _SCALARS | {dict, list, tuple}
 _MAX_ITEMS = 100_000  # so that looking at a cycle ends; an event with more than that may take its time
 _MAX_CONVERSIONS = 10  # an Enum whose value is a numpy scalar needs two
 
 
-def _is_plain(value: Any) -> bool:
-    """Is it a tree of JSON's own types, subclasses excluded? Keys are for orjson to check.
+def _is_plain(value: Any, *, keys: bool = False) -> bool:
+    """Is it a tree of JSON's own types, subclasses excluded? `keys`: and are its keys str; orjson checks them itself.
 
     Level by level: orjson knows no end of tuples in tuples, and crashes in their depth.
     """
-    level: Any = value.values() if type(value) is dict else (value,)
+    level: Any = value.values() if type(value) is dict and not keys else (value,)
     count = 0
     for _ in range(MAX_DEPTH):
         deeper: list[Any] = []
@@ -197,6 +203,8 @@ def _is_plain(value: Any) -> bool:
             kind = type(item)
             if kind not in _SCALARS:
                 if kind is dict:
+                    if keys and not _STR.issuperset(map(type, item)):
+                        return False
                     deeper += item.values()
                 elif kind is list or kind is tuple:
                     deeper += item

@@ -36,7 +36,14 @@ from support.values import (
 
 orjson = pytest.importorskip("orjson", reason="there is nothing to compare")
 
-BOTH = pytest.mark.parametrize("encoder", [encode, write])
+
+def encode_without_orjson(value):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_encoding, "orjson", None)
+        return encode(value)
+
+
+EVERY = pytest.mark.parametrize("encoder", [encode, encode_without_orjson, write])
 
 
 def read(body):
@@ -62,22 +69,23 @@ def outcome(encoder, value):
         return type(error)
 
 
-# --- two encoders, one result
+# --- three encoders, one result
 
 
 @given(values)
-def test_any_value_is_the_same_json_on_both_roads(value):
-    assert outcome(encode, value) == outcome(write, value)
+def test_any_value_is_the_same_json_on_every_road(value):
+    assert outcome(encode, value) == outcome(encode_without_orjson, value) == outcome(write, value)
 
 
 @given(json_values)
-def test_jsons_own_types_are_the_same_json_on_both_roads(value):
-    assert outcome(encode, value) == outcome(write, value) != UnencodableError
+def test_jsons_own_types_are_the_same_json_on_every_road(value):
+    written = outcome(write, value)
+    assert outcome(encode, value) == outcome(encode_without_orjson, value) == written != UnencodableError
 
 
 @given(st.dictionaries(KEYS, st.integers(), max_size=6))
 def test_any_key_is_a_string_and_is_there_once(mapping):
-    assert read(encode(mapping)) == read(write(mapping))
+    assert read(encode(mapping)) == read(encode_without_orjson(mapping)) == read(write(mapping))
 
 
 @given(json_values)
@@ -108,9 +116,9 @@ def test_a_plain_tree_is_orjsons_share(monkeypatch):
     assert encode({"a": [1, (2.5, None, {"b": True})]}) == b'{"a":[1,[2.5,null,{"b":true}]]}'
 
 
-def test_without_orjson(monkeypatch):
-    monkeypatch.setattr(_encoding, "orjson", None)
-    assert encode({"a": [1, (2.5, None, {"b": True})]}) == b'{"a":[1,[2.5,null,{"b":true}]]}'
+def test_without_orjson_it_is_the_standard_librarys(monkeypatch):
+    monkeypatch.setattr(_encoding, "write", pytest.fail)
+    assert encode_without_orjson({"a": [1, (2.5, None, {"b": True})]}) == b'{"a":[1,[2.5,null,{"b":true}]]}'
 
 
 # --- the rules, one by one
@@ -119,7 +127,7 @@ NAIVE = datetime(2026, 11, 22, 10, 0, 0, 123456)  # noqa: DTZ001 # also a value
 UTC_PLUS_2 = timezone(timedelta(hours=2))
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     ("value", "written"),
     [
@@ -191,7 +199,7 @@ def test_values(encoder, value, written):
     assert encoder({"nested": [value]}).decode() == f'{{"nested":[{written}]}}'
 
 
-@BOTH
+@EVERY
 def test_numpy_scalars_are_their_python_values(encoder):
     *written, _ = decode(encoder(NUMPY_SCALARS))
     assert written == [
@@ -210,14 +218,14 @@ def test_numpy_scalars_are_their_python_values(encoder):
     ]
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("module", [None, object()], ids=["absent", "half-imported"])
 def test_without_numpy(encoder, module, monkeypatch):
     monkeypatch.setitem(_encoding.sys.modules, "numpy", module)
     assert encoder([Words("words")]) == b'["words"]'
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     ("key", "spelled"),
     [
@@ -251,7 +259,7 @@ def test_keys(encoder, key, spelled):
     assert read(encoder({key: "value"})) == {spelled: "value"}
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     "mapping",
     [
@@ -270,7 +278,7 @@ def test_of_two_keys_that_become_one_string_the_last_wins(encoder, mapping):
     assert list(read(encoder(mapping)).values()) == ["last"]
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("digits", [19, 20, 4300, 4301, 20_000])
 def test_integers_of_any_size(encoder, digits):
     number = 10 ** (digits - 1)
@@ -311,7 +319,7 @@ def at_depth(frames, function):
     return function() if not frames else at_depth(frames - 1, function)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("frames", [0, 150])
 def test_two_hundred_levels_are_accepted(encoder, maker, frames):
@@ -321,7 +329,7 @@ def test_two_hundred_levels_are_accepted(encoder, maker, frames):
     assert body.count(b"{") + body.count(b"[") == 200
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("levels", [1000, 3000, 10_000])
 def test_endless_nesting_is_invalid(encoder, maker, levels):
@@ -329,10 +337,11 @@ def test_endless_nesting_is_invalid(encoder, maker, levels):
         encoder(nested(maker, levels))
 
 
-def test_both_roads_give_up_at_the_same_level():
+def test_every_road_gives_up_at_the_same_level():
     for levels in range(250, 260):
         for maker in ("dict", "list", "tuple"):
-            assert outcome(encode, nested(maker, levels)) == outcome(write, nested(maker, levels))
+            value = nested(maker, levels)
+            assert outcome(encode, value) == outcome(encode_without_orjson, value) == outcome(write, value)
 
 
 # --- what has no JSON
@@ -399,7 +408,7 @@ def half_made():
     return made
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     "make",
     [
@@ -426,7 +435,7 @@ def test_what_has_no_json_is_unencodable(encoder, make):
             encoder(value)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_is_no_mere_exception_passes(encoder, error):
     raised = []
@@ -443,7 +452,7 @@ def test_what_is_no_mere_exception_passes(encoder, error):
         encoder({"nested": [Interrupted()]})
 
 
-@BOTH
+@EVERY
 def test_a_tree_that_changes_while_it_is_written(encoder):
     """Not only a bad `str()` does that, another thread can; with orjson it crashed the interpreter."""
     tree = {"list": [], "dict": {}}
@@ -460,7 +469,7 @@ def test_a_tree_that_changes_while_it_is_written(encoder):
     assert read(encoder(tree))["list"][0] == "cut"
 
 
-@BOTH
+@EVERY
 def test_a_mapping_that_changes_while_its_keys_are_spelled(encoder):
     mapping = {}
 
@@ -476,7 +485,7 @@ def test_a_mapping_that_changes_while_its_keys_are_spelled(encoder):
 # --- what is far too large
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     "value",
     [
@@ -493,7 +502,7 @@ def test_the_writer_gives_up_on_what_cannot_fit(encoder, value):
         encoder(value)
 
 
-@BOTH
+@EVERY
 def test_what_grows_exponentially_is_not_written_out(encoder):
     value = "leaf"
     for _ in range(60):
@@ -502,7 +511,7 @@ def test_what_grows_exponentially_is_not_written_out(encoder):
         encoder(value)
 
 
-@BOTH
+@EVERY
 @given(TEXT.filter(bool))
 def test_a_hundred_kib_of_anything_fits(encoder, text):
     """The size that the writer counts on the way is never more than what makes an event too large."""
