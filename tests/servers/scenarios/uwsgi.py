@@ -120,6 +120,7 @@ def respawned(folder, inbox):
     """The respawned worker is a copy of the master from before; what was handed over once is there again."""
     with serve(folder, inbox, "--master", flush_interval=100) as server:
         inbox.wait_for(1)
+        server.wait_until(lambda: len(server.spawned()) == 2, "complete")  # one of them was fast enough
         for worker in server.spawned():
             os.kill(worker, signal.SIGKILL)
         server.wait_for_log("Respawned uWSGI worker", count=2)
