@@ -6,8 +6,12 @@ asserted so that a scenario that no longer interleaves anything is noticed.
 
 from __future__ import annotations
 
+import pytest
+
 from support.roads import stepped_road
 from support.schedule import every_schedule
+
+pytestmark = pytest.mark.timeout(600)  # thousands of schedules: half a minute, and minutes on a busy machine
 
 
 def test_an_event_while_the_sender_stops(monkeypatch):

@@ -167,9 +167,9 @@ FRESH = """
 import json, os, sys, threading, time
 fds = os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd") else []
 modules = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()  # what else the machine does is not counted
 import klime_mp
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps({
     "milliseconds": seconds * 1000,
     "loaded": sorted(set(sys.modules) - modules),
