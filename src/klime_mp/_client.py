@@ -152,7 +152,7 @@ class Client:
         Returns:
             The event's messageId when it was accepted, None when it was dropped.
         """
-        here = self._states.get()
+        here = self._states[getpid()]
         return here.submit("track", event, properties, user_id, group_id, timestamp, message_id, context)
 
     def identify(
@@ -165,7 +165,7 @@ class Client:
         context: Properties = None,
     ) -> str | None:
         """Record who a user is: `traits` such as name, email, plan. Otherwise like `track`."""
-        here = self._states.get()
+        here = self._states[getpid()]
         return here.submit("identify", None, traits, user_id, None, timestamp, message_id, context)
 
     def group(
@@ -179,7 +179,7 @@ class Client:
         context: Properties = None,
     ) -> str | None:
         """Record what an organisation is and, with a `user_id`, that the user is part of it. Otherwise like `track`."""
-        here = self._states.get()
+        here = self._states[getpid()]
         return here.submit("group", None, traits, user_id, group_id, timestamp, message_id, context)
 
     def track_sync(
@@ -358,7 +358,7 @@ class Client:
 
     def _here(self) -> ProcessState:
         """What this process owns of the client."""
-        return self._states.get()
+        return self._states.here()
 
     def _adopt(self, pid: int | None = None) -> int:
         """Take over a file of a dead process's in the spool; how many events it had."""

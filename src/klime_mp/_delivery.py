@@ -194,8 +194,8 @@ class Delivery:
         if not batch.is_placed():
             return
         kept, gone = self._road.put_off(batch, seconds)
-        for entry in gone:
-            self._listener.drop(entry.body, "queue_full")
+        for _, _, body, _ in gone:
+            self._listener.drop(body, "queue_full")
         if kept:
             self._log("put off", logging.WARNING, f"{len(kept)} events wait in the spool", count=len(kept))
 
@@ -217,20 +217,20 @@ class Delivery:
         )
         if not settled:
             return
-        self._spool.acknowledge(entry.place for entry in settled)
+        self._spool.acknowledge(place for _, _, _, place in settled)
         self._listener.success(response)
         if response.errors:
-            first = response.errors[0]
+            first, bodies = response.errors[0], [body for _, _, body, _ in settled]
             message = f"the endpoint rejected {len(response.errors)} events of a batch: {first.message or first.code}"
             self._log("rejected", logging.WARNING, message, count=len(response.errors))
-            self._listener.error(message, answer.status, [settled[error.index].body for error in response.errors])
+            self._listener.error(message, answer.status, [bodies[error.index] for error in response.errors])
 
     def _reject_as_too_large(self, batch: Batch, verdict: Verdict, answer: Answer) -> None:
         settled = self._road.settle(batch, rejected=1)
         if settled:
-            self._spool.acknowledge(entry.place for entry in settled)
+            self._spool.acknowledge(place for _, _, _, place in settled)
             self._log("rejected", logging.WARNING, f"{verdict.because}, though it held one event only")
-            self._listener.error(verdict.because, answer.status, [entry.body for entry in settled])
+            self._listener.error(verdict.because, answer.status, [body for _, _, body, _ in settled])
 
     def _give_up(
         self,
@@ -250,8 +250,8 @@ class Delivery:
         """Tell log, spool and callbacks that events were given up."""
         if not entries:
             return
-        bodies = [entry.body for entry in entries]
-        self._spool.acknowledge(entry.place for entry in entries)
+        bodies = [body for _, _, body, _ in entries]
+        self._spool.acknowledge(place for _, _, _, place in entries)
         kind = "key refused" if refused_key else "failed"
         self._log(kind, logging.ERROR, f"{because}; {len(bodies)} events are lost", count=len(bodies))
         self._listener.error(because, status, bodies)

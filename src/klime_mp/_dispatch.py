@@ -127,6 +127,7 @@ class Dispatch:
         self._max_batch_size = max_batch_size
         self._flush_interval = flush_interval
         self._clock = clock
+        self._monotonic = clock.monotonic
         self.refusal = refusal
         self._shift: Shift | None = None
         self._start_again_at = -NEVER
@@ -189,7 +190,7 @@ class Dispatch:
         if self.refusal is not None:
             self._ledger.dropped[self.refusal] += 1
             return Refused(self.refusal)
-        now = self._clock.monotonic()
+        now = self._monotonic()
         shift = self._shift
         if (shift is None or now >= shift.over_at) and now >= self._start_again_at and not self.holding:
             shift = self._shift = Shift(now)
@@ -568,9 +569,10 @@ class Dispatch:
         head = self._queue.head()
         if head is None:
             return NEVER
-        if self._closers or head.serial <= self._flush_mark or len(self._queue) >= self._max_batch_size:
+        serial, since = head
+        if self._closers or serial <= self._flush_mark or len(self._queue) >= self._max_batch_size:
             return now
-        return head.since + self._flush_interval
+        return since + self._flush_interval
 
     def _in_vain(self) -> None:
         self.in_vain += 1

@@ -16,7 +16,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time
 from decimal import Decimal
 from json.encoder import encode_basestring
@@ -61,7 +61,7 @@ def encode(value: Any, foreign: Any = EVERYTHING) -> bytes:
     """
     fast: Any = orjson
     try:
-        if _is_plain(value if foreign is EVERYTHING else foreign, keys=fast is None):
+        if _is_plain(value if foreign is EVERYTHING else foreign, fast is None):
             if fast is None:
                 return _dumps(value).encode()
             # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
@@ -190,33 +190,30 @@ _MAX_ITEMS = 100_000  # so that looking at a cycle ends; an event with more than
 _MAX_CONVERSIONS = 10  # an Enum whose value is a numpy scalar needs two
 
 
-def _is_plain(value: Any, *, keys: bool = False) -> bool:
-    """Is it a tree of JSON's own types, subclasses excluded? `keys`: and are its keys str; orjson checks them itself.
+def _is_plain(value: Any, keys: bool) -> bool:  # noqa: FBT001 # by its name it would cost as much again
+    """Is it a tree of JSON's own types, subclasses excluded? `keys`: with str as keys; orjson checks them itself."""
+    return _are_plain(value.values() if type(value) is dict and not keys else (value,), keys)
 
-    Level by level: orjson knows no end of tuples in tuples, and crashes in their depth.
-    """
-    level: Any = value.values() if type(value) is dict and not keys else (value,)
-    count = 0
-    for _ in range(MAX_DEPTH):
-        deeper: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind not in _SCALARS:
-                if kind is dict:
-                    if keys and not _STR.issuperset(map(type, item)):
-                        return False
-                    deeper += item.values()
-                elif kind is list or kind is tuple:
-                    deeper += item
-                else:
+
+def _are_plain(items: Iterable[Any], keys: bool, levels: int = MAX_DEPTH, room: int = _MAX_ITEMS) -> bool:  # noqa: FBT001 # as above
+    """Level by level: orjson knows no end of tuples in tuples, and crashes in their depth."""
+    deeper: list[Any] = []
+    for item in items:
+        kind = type(item)
+        if kind not in _SCALARS:
+            if kind is dict:
+                if keys and not _STR.issuperset(map(type, item)):
                     return False
-        if not deeper:
-            return True
-        level = deeper
-        count += len(deeper)
-        if count > _MAX_ITEMS:
-            return False
-    return False
+                # The usual ones have nothing deeper, which C code sees in a moment.
+                if not _SCALARS.issuperset(map(type, item.values())):
+                    deeper += item.values()
+            elif kind is list or kind is tuple:
+                deeper += item
+            else:
+                return False
+    return not deeper or (
+        levels > 1 and len(deeper) <= room and _are_plain(deeper, keys, levels - 1, room - len(deeper))
+    )
 
 
 class _Writer:

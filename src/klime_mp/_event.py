@@ -20,7 +20,7 @@ from klime_mp.exceptions import InvalidEventError
 
 MAX_EVENT_BYTES = _encoding.MAX_BYTES
 
-_LIBRARY = {"name": "klime-mp", "version": __version__}
+_CONTEXT = {"library": {"name": "klime-mp", "version": __version__}}  # nobody changes it
 
 # type -> (the wire's name of its payload, the id it cannot do without)
 _TYPES = {"track": ("properties", None), "identify": ("traits", "userId"), "group": ("traits", "groupId")}
@@ -28,11 +28,7 @@ _TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 _ARGUMENTS = {"userId": "user_id", "groupId": "group_id", "messageId": "message_id"}
 
 
-class TooLargeEventError(Exception):
-    """An event larger than 200 KiB. Not an argument's fault in itself, so not an InvalidEventError."""
-
-
-def build(  # noqa: C901 # a table of arguments
+def build(
     kind: str,
     event: Any = None,
     payload: Any = None,
@@ -42,7 +38,7 @@ def build(  # noqa: C901 # a table of arguments
     message_id: Any = None,
     context: Any = None,
 ) -> dict[str, Any]:
-    """An event as a dict in the wire's words, values as the caller gave them.
+    """An event as a dict in the wire's words, values as the caller gave them: to be read only.
 
     On the hot path: the usual types are told by one comparison, and only what is given is looked at.
 
@@ -57,9 +53,7 @@ def build(  # noqa: C901 # a table of arguments
         "timestamp": _now() if timestamp is None else _timestamp(timestamp),
     }
     if kind == "track":
-        if not isinstance(event, str) or not event:
-            raise InvalidEventError(f"event must be a non-empty str, not {_shown(event)}")
-        built["event"] = event if type(event) is str else str.__str__(event)
+        built["event"] = event if type(event) is str and event else _name(event)
     if user_id is not None:
         user = user_id if type(user_id) is str else _identifier("user_id", user_id)
         if user:
@@ -68,36 +62,36 @@ def build(  # noqa: C901 # a table of arguments
         group = group_id if type(group_id) is str else _identifier("group_id", group_id)
         if group:
             built["groupId"] = group
-    _require_ids(built)
+    if kind != "track" or ("userId" not in built and "groupId" not in built):
+        _require_ids(built)
     if payload is not None:
         name = _TYPES[kind][0]
-        properties = _mapping(name, payload)
+        properties = payload if type(payload) is dict else _mapping(name, payload)
         if properties:
             built[name] = properties
-    # A copy: nobody shall change the next event's.
-    built["context"] = {"library": _LIBRARY.copy()}
-    if context is not None:
-        built["context"].update(_mapping("context", context))
+    built["context"] = _CONTEXT if context is None else {**_CONTEXT, **_mapping("context", context)}
     return built
 
 
-def to_json(event: Mapping[str, Any], *, foreign: Any = _encoding.EVERYTHING) -> bytes:
+def to_json(event: Mapping[str, Any]) -> bytes:
     """The event as it is sent. Its size is for the caller to check, unless it is beyond all bounds.
 
     Args:
         event: as `build` or `check` made it.
-        foreign: what in it is not of our making, when that is known; see `_encoding.encode`.
 
     Raises:
         InvalidEventError: a value in it has no JSON.
-        TooLargeEventError: there is no point in writing it all out.
+        TooLargeError: there is no point in writing it all out.
     """
     try:
-        return _encoding.encode(event, foreign)
+        return _encoding.encode(event)
     except _encoding.UnencodableError as error:
-        raise InvalidEventError(f"{_culprit(event)} cannot be written as JSON: {error}") from error
-    except _encoding.TooLargeError:
-        raise TooLargeEventError from None
+        raise unwritable(event, error) from None
+
+
+def unwritable(event: Mapping[str, Any], error: _encoding.UnencodableError) -> InvalidEventError:
+    """What to say of an event, as `build` or `check` made it, that has no JSON."""
+    return InvalidEventError(f"{_culprit(event)} cannot be written as JSON: {error}")
 
 
 def check(returned: Any) -> dict[str, Any]:
@@ -140,6 +134,13 @@ def _require_ids(event: dict[str, Any]) -> None:
         raise InvalidEventError(f"{kind} needs a {_ARGUMENTS[needed]}")
 
 
+def _name(event: Any) -> str:
+    """An event's name."""
+    if not isinstance(event, str) or not event:
+        raise InvalidEventError(f"event must be a non-empty str, not {_shown(event)}")
+    return str.__str__(event)
+
+
 def _identifier(argument: str, value: Any) -> str:
     """An id as a string, empty when it is absent."""
     if value is None:
@@ -173,17 +174,19 @@ def _mapping(argument: str, value: Any) -> dict[Any, Any]:
 def _now() -> str:
     """This moment, UTC with milliseconds, truncated."""
     global _this_second  # noqa: PLW0603 # one assignment; threads that race write down the same
-    moment = time.time()
-    second = int(moment)
-    latest, text = _this_second
-    if latest != second:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _this_second = (second, text)
-    return text + _MILLISECONDS[int((moment - second) * 1000)]
+    moment = int(time.time() * 1000)
+    begin, text = _this_second
+    since = moment - begin
+    if not 0 <= since < 1000:
+        since = moment % 1000
+        begin = moment - since
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(begin // 1000))
+        _this_second = (begin, text)
+    return text + _MILLISECONDS[since]
 
 
 _MILLISECONDS = [f".{number:03}Z" for number in range(1000)]
-_this_second = (-1, "")  # since the epoch, and as it is written
+_this_second = (-1000, "")  # milliseconds since the epoch, and as it is written
 
 
 def _timestamp(value: Any) -> str:

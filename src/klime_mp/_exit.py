@@ -122,7 +122,7 @@ def know(sender: Drains) -> None:
 
     Refers to it weakly: a sender whose client was collected lives as long as its thread works.
     """
-    here = _exit.get()
+    here = _exit.here()
     here.known[id(sender)] = sender
     if not here.registered:
         here.registered = True  # at once: a signal handler that tracks may strike in here
@@ -137,7 +137,7 @@ def know(sender: Drains) -> None:
 
 def hold(sender: Drains) -> None:
     """Keep a sender that has events, and no thread, until they are sent."""
-    _exit.get().held[id(sender)] = sender
+    _exit.here().held[id(sender)] = sender
 
 
 def run(then: Callable[[], None] = lambda: None) -> None:
@@ -150,7 +150,7 @@ def run(then: Callable[[], None] = lambda: None) -> None:
     """
     _hold.arrive()
     hurried: list[tuple[Drains, float]] = []
-    with _exit.get() as here:
+    with _exit.here() as here:
         try:
             while True:
                 busy = [(sender, sender.exit_timeout) for sender in here.senders() if sender.has_work()]
@@ -188,7 +188,7 @@ def _drain(deadlines: list[tuple[Drains, float]]) -> bool:
 
 def restart() -> None:
     """The exit that seemed to have begun has not: another one will have its full time."""
-    _exit.get().restart()
+    _exit.here().restart()
 
 
 def has_begun() -> bool:
@@ -201,7 +201,7 @@ def within(timeout: float, work: Callable[[float], T]) -> T:
     """`work(seconds)` for a shutdown of at most `timeout` seconds; in an exit under way, as one of its handlers."""
     if not has_begun():
         return work(timeout)
-    with _exit.get() as here:
+    with _exit.here() as here:
         return work(min(timeout, here.deadline(timeout) - time.monotonic()))
 
 
@@ -212,19 +212,17 @@ def no_more_threads() -> bool:
 
 def handlers_are_over() -> bool:
     """Has the last exit handler of this process run, so that nobody will wait for a new event?"""
-    if not _in_some_process:  # asked at each event; the usual answer costs nothing
-        return False
     here = _exit.peek()
     return here is not None and here.handlers_are_over
 
 
-# Is it so in this process, or was it in an ancestor? Then there is a pid in it.
-_in_some_process: list[int] = []
+# Is it so in this process, or was it in an ancestor? Then there is a pid in it. To be asked first, at each event.
+over_somewhere: list[int] = []
 
 
 def _handlers_are_over() -> None:
-    _in_some_process.append(getpid())
-    _exit.get().handlers_are_over = True
+    over_somewhere.append(getpid())
+    _exit.here().handlers_are_over = True
 
 
 def run_last() -> None:

@@ -11,7 +11,7 @@ import os
 import weakref
 from collections.abc import Callable
 from os import getpid
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 __all__ = ["PerProcess", "getpid", "tell"]
 
@@ -34,11 +34,12 @@ _everyone: weakref.WeakValueDictionary[int, _Forgets] = weakref.WeakValueDiction
 _has_any: list[bool] = []
 
 
-class PerProcess(Generic[T]):
-    """One `T` a process, made at its first use there.
+class PerProcess(dict[int, T]):
+    """One `T` a process, by its pid, made at its first use there: `states[getpid()]`, or `states.here()`.
 
-    Any thread may call `get`; it takes no lock. Values of other processes are kept, untouched: to drop them could run
-    finalizers that want locks which no thread of this process will ever release.
+    A dictionary, so that the usual case, asked at each event, is one look-up. Any thread may ask; it takes no lock.
+    Values of other processes are kept, untouched: to drop them could run finalizers that want locks which no thread of
+    this process will ever release.
 
     Args:
         make: called with the value of the process this one was forked from (None if it had none); must be cheap and
@@ -46,36 +47,36 @@ class PerProcess(Generic[T]):
         made: called once a process, with the value that was kept.
     """
 
-    __slots__ = ("__weakref__", "_inherited", "_latest", "_made", "_make", "_of")
+    __slots__ = ("__weakref__", "_inherited", "_latest", "_made", "_make")
 
     def __init__(self, make: Callable[[T | None], T], made: Callable[[T], None] | None = None) -> None:
+        super().__init__()
         self._make = make
         self._made = made
-        self._of: dict[int, T] = {}
         self._latest: T | None = None
         self._inherited: list[dict[int, T]] = []
 
-    def get(self) -> T:
+    def here(self) -> T:
         """This process's value, made now if need be."""
-        try:
-            return self._of[getpid()]
-        except KeyError:
-            made = self._make(self._latest)
-            tell(self)
-            # setdefault is one atomic step: threads that race here all get the same value.
-            value = self._latest = self._of.setdefault(getpid(), made)
-            if value is made and self._made is not None:
-                self._made(value)
-            return value
+        return self[getpid()]
 
     def peek(self) -> T | None:
         """This process's value, None if it has none yet."""
-        return self._of.get(getpid())
+        return self.get(getpid())
+
+    def __missing__(self, _pid: int) -> T:
+        made = self._make(self._latest)
+        tell(self)
+        # setdefault is one atomic step: threads that race here all get the same value.
+        value = self._latest = self.setdefault(getpid(), made)
+        if value is made and self._made is not None:
+            self._made(value)
+        return value
 
     def forget(self) -> None:
         """Start over, as in a child: the pid may even be that of a dead ancestor."""
-        self._inherited.append(self._of)
-        self._of = {}
+        self._inherited.append(self.copy())
+        self.clear()
 
 
 def _in_child() -> None:

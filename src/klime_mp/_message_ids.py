@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 
 
-class MessageIds:
-    """Any thread may draw, also in a signal handler that interrupted a draw."""
-
-    __slots__ = ("_numbers", "_prefix")
-
-    def __init__(self) -> None:
-        digits = os.urandom(16).hex()
-        # The third group begins with the version, the fourth with the variant.
-        self._prefix = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) % 4]}{digits[17:20]}-"
-        # From the lower half, so that twelve digits are enough for ever.
-        self._numbers = itertools.count(int(digits[20:], 16) // 2)
-
-    def draw(self) -> str:
-        """A new one."""
-        return f"{self._prefix}{next(self._numbers):012x}"  # next() is one step
+def message_ids() -> Callable[[], str]:
+    """What draws the next id of a new series; in any thread, and in a signal handler that interrupted a draw."""
+    digits = os.urandom(16).hex()
+    # The third group begins with the version, the fourth with the variant.
+    prefix = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) % 4]}{digits[17:20]}-"
+    # From the lower half, so that twelve digits are enough for ever.
+    numbers = itertools.count(int(digits[20:], 16) // 2)
+    # All of it C: each draw is one step.
+    return map(f"{prefix}%012x".__mod__, numbers).__next__

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from klime_mp._clock import NEVER
 from klime_mp._config import MAX_BATCH_SIZE
@@ -26,19 +26,10 @@ if TYPE_CHECKING:
 # Events that a batch in flight has at most.
 _LARGEST = MAX_BATCH_SIZE
 
-_new = tuple.__new__
-
-
-class Entry(NamedTuple):
-    """An accepted event: its number in this process, when it was accepted (monotonic seconds), its JSON.
-
-    `place` is where it is in the spool, if it is there.
-    """
-
-    serial: int
-    since: float
-    body: bytes
-    place: Place | None = None
+# An accepted event: its number in this process, when it was accepted (monotonic seconds), its JSON, and where it is in
+# the spool, if it is there. A plain tuple: the garbage collector soon stops looking at those that hold nothing which
+# could hold them, while a queue of named ones costs the caller that it strikes a millisecond.
+Entry: TypeAlias = "tuple[int, float, bytes, Place | None]"
 
 
 class Batch:
@@ -61,15 +52,15 @@ class Batch:
 
     def bodies(self) -> list[bytes]:
         """The events' JSON, in order."""
-        return [entry.body for entry in self.entries]
+        return [body for _, _, body, _ in self.entries]
 
     def is_placed(self) -> bool:
         """Has any of them, or had it, a place in the spool?"""
-        return any(entry.place is not None for entry in self.entries)
+        return any(place is not None for _, _, _, place in self.entries)
 
     def is_kept(self) -> bool:
         """Are all of them in the spool?"""
-        return bool(self.entries) and all(_is_safe(entry) for entry in self.entries)
+        return bool(self.entries) and all(_is_safe(place) for _, _, _, place in self.entries)
 
 
 class Queue:
@@ -103,9 +94,9 @@ class Queue:
         """Events that wait; not those in flight."""
         return len(self.waiting)
 
-    def head(self) -> Entry | None:
-        """The oldest event that waits."""
-        return self.waiting[0] if self.waiting else None
+    def head(self) -> tuple[int, float] | None:
+        """The number of the oldest event that waits, and since when it does."""
+        return self.waiting[0][:2] if self.waiting else None
 
     def pending(self) -> int:
         """Events without an outcome."""
@@ -117,11 +108,7 @@ class Queue:
         Sync calls' do not count, and what was adopted only when `mark` is `NEVER`.
         """
         head = self.head()
-        if (
-            self.on_disk > 0
-            or (mark == NEVER and self.adopted_on_disk > 0)
-            or (head is not None and head.serial <= mark)
-        ):
+        if self.on_disk > 0 or (mark == NEVER and self.adopted_on_disk > 0) or (head is not None and head[0] <= mark):
             return True
         return any(batch.first <= mark for batch in list(self._taken) if not batch.alone)
 
@@ -131,44 +118,42 @@ class Queue:
         What is in the spool leaves only the memory.
         """
         self.last_serial = serial = self.last_serial + 1
-        # Entry(...) in half of the time.
-        entry, size, ledger = _new(Entry, (serial, now, body, place)), len(body), self._ledger
-        ledger.accepted += 1; self._bytes += size; self.waiting.append(entry)  # noqa: E702 # fmt: skip
-        if self._bytes <= self._max_bytes and len(self.waiting) + _LARGEST * len(self._taken) <= self._max_events:
+        waiting, entry, size, ledger = self.waiting, (serial, now, body, place), len(body), self._ledger
+        ledger.accepted += 1; self._bytes += size; waiting.append(entry)  # noqa: E702 # fmt: skip
+        if self._bytes <= self._max_bytes and len(waiting) + _LARGEST * len(self._taken) <= self._max_events:
             return ()  # no need to count what is in flight
         return self._evict() if self._over_the_bounds() else ()
 
     def _evict(self) -> list[Entry]:
         evicted: list[Entry] = []
         while self.waiting and self._over_the_bounds():
-            if not _is_safe(self.waiting[0]):
+            if not _is_safe(self.waiting[0][3]):
                 self._ledger.dropped["queue_full"] += 1; evicted.append(self.waiting.popleft())  # noqa: E702 # fmt: skip
-                self._bytes -= len(evicted[-1].body)
+                self._bytes -= _size_of(evicted[-1:])
             else:
                 self.on_disk += 1; put_off = self.waiting.popleft()  # noqa: E702 # fmt: skip
-                self._put_off([put_off.place])
-                self._bytes -= len(put_off.body)
+                self._put_off([put_off[3]])
+                self._bytes -= _size_of([put_off])
         return evicted
 
     def take(self, max_events: int, max_bytes: int, owner: object = None) -> Batch:
         """Move the oldest events, at most `max_events` and `max_bytes` of JSON with its commas, into a new batch."""
         if self._bytes + len(self.waiting) <= max_bytes:  # usual: all of it would fit
-            head = self.head()
-            return self._take(min(max_events, len(self.waiting)), head.serial if head else 0, owner)
+            return self._take(min(max_events, len(self.waiting)), _first_of(self.waiting), owner)
         candidates = self.waiting.copy() if max_events >= len(self.waiting) else self._first(max_events)
         count, size = 0, -1
-        for entry in candidates:
-            size += 1 + len(entry.body)
+        for _, _, body, _ in candidates:
+            size += 1 + len(body)
             if count and size > max_bytes:
                 break
             count += 1
-        return self._take(count, candidates[0].serial if candidates else 0, owner)
+        return self._take(count, _first_of(candidates), owner)
 
     def take_up_to(self, serial: int) -> Batch:
         """All that waits and is numbered up to `serial`, as one batch, to be given up together."""
         candidates = self.waiting.copy()
-        count = sum(entry.serial <= serial for entry in candidates)
-        return self._take(count, candidates[0].serial if candidates else 0, None)
+        count = sum(number <= serial for number, _, _, _ in candidates)
+        return self._take(count, _first_of(candidates), None)
 
     def _first(self, count: int) -> list[Entry]:
         """The oldest events; by index, as an iterator does not outlive a nested `track`."""
@@ -193,7 +178,7 @@ class Queue:
     def take_alone(self, batch: Batch, body: bytes, now: float) -> None:
         """Accept a sync call's event into a batch of its own, in flight at once and outside the bounds."""
         self._taken.add(batch)
-        entry, size, ledger = Entry(0, now, body), len(body), self._ledger
+        entry, size, ledger = (0, now, body, None), len(body), self._ledger
         ledger.accepted += 1; self._bytes += size; batch.entries.append(entry)  # noqa: E702 # fmt: skip
 
     def batches(self) -> list[Batch]:
@@ -202,7 +187,7 @@ class Queue:
 
     def settle(self, batch: Batch, *, delivered: int = 0, rejected: int = 0, failed: int = 0) -> list[Entry]:
         """Write the outcome of a batch, once: returns its events, or none when they had their outcome before."""
-        entries, size, ledger = batch.entries, sum(len(entry.body) for entry in batch.entries), self._ledger
+        entries, size, ledger = batch.entries, _size_of(batch.entries), self._ledger
         if not entries:
             return entries
         ledger.delivered += delivered; ledger.rejected += rejected; ledger.failed += failed; batch.is_settled = True; batch.entries = []  # noqa: E501, E702 # fmt: skip
@@ -228,14 +213,14 @@ class Queue:
     def prepare(self, append: Callable[[bytes], Place | None]) -> None:
         """For `adopt`: number all that waits before an adopter's own events, and put it into his spool."""
         self.waiting = deque(
-            entry._replace(serial=entry.serial - self.last_serial, place=append(entry.body)) for entry in self.waiting
+            (serial - self.last_serial, since, body, append(body)) for serial, since, body, _ in self.waiting
         )
         self.last_serial = 0
 
     def adopt(self, other: Queue) -> None:
         """Move what waits in the parent's queue, which nobody else uses in this process, before all that is here."""
         held, ledger = other.waiting, self._ledger
-        count, size = len(held), sum(len(entry.body) for entry in held)
+        count, size = len(held), _size_of(held)
         newest_first = islice(iter(held.pop, None), count)
         ledger.adopted += count; self._bytes += size; self.waiting.extendleft(newest_first)  # noqa: E702 # fmt: skip
 
@@ -248,12 +233,14 @@ class Queue:
         gone: list[Entry] = []
         rest: list[Entry] = []
         for entry in batch.entries:  # each is looked at once: its file may have to make room meanwhile
-            (rest if entry.place is None else kept if entry.place.is_safe() else gone).append(entry)
-        adopted = sum(entry.place is not None and entry.place.segment.adopted for entry in kept)
-        own, size = len(kept) - adopted, sum(len(entry.body) for entry in kept + gone)
+            place = entry[3]
+            (rest if place is None else kept if place.is_safe() else gone).append(entry)
+        places = [place for _, _, _, place in kept if place is not None]
+        adopted = sum(place.segment.adopted for place in places)
+        own, size = len(kept) - adopted, _size_of(kept + gone)
         dropped, count = self._ledger.dropped, len(gone)
         self.on_disk += own; self.adopted_on_disk += adopted; dropped["queue_full"] += count; self._bytes -= size; batch.entries = rest  # noqa: E501, E702 # fmt: skip
-        self._put_off([entry.place for entry in kept])
+        self._put_off(places)
         return kept, gone
 
     def load(self, bodies: list[tuple[bytes, Place]], now: float, owner: object) -> Batch:
@@ -262,21 +249,21 @@ class Queue:
         # For another process's events no flush waits, but a shutdown that finds them on their way.
         batch = Batch(owner=owner, first=self.last_serial + 1 if adopted else 0)
         self._taken.add(batch)
-        entries = [Entry(0, now, body, place) for body, place in bodies]
-        own, size = len(entries) - adopted, sum(len(entry.body) for entry in entries)
+        entries: list[Entry] = [(0, now, body, place) for body, place in bodies]
+        own, size = len(entries) - adopted, _size_of(entries)
         self.on_disk -= own; self.adopted_on_disk -= adopted; self._bytes += size; batch.entries = entries  # noqa: E702 # fmt: skip
         return batch
 
     def at_stake(self, mark: float) -> bool:
         """Is an event numbered up to `mark` in memory only?"""
-        waiting = any(entry.serial <= mark and not _is_safe(entry) for entry in self.waiting.copy())
-        return waiting or any(
-            not _is_safe(entry) for batch in self.batches() if batch.first <= mark for entry in list(batch.entries)
-        )
+        if any(serial <= mark and not _is_safe(place) for serial, _, _, place in self.waiting.copy()):
+            return True
+        taken = [list(batch.entries) for batch in self.batches() if batch.first <= mark]
+        return any(not _is_safe(place) for entries in taken for _, _, _, place in entries)
 
     def unplaced(self) -> list[Entry]:
         """What waits, and is in memory only."""
-        return [entry for entry in self.waiting.copy() if entry.place is None]
+        return [entry for entry in self.waiting.copy() if entry[3] is None]
 
     def place(self, places: dict[int, Place]) -> list[Place]:
         """Events, by their numbers, have been put into the spool; returns the places of those that do not need one.
@@ -285,15 +272,15 @@ class Queue:
         """
         late = dict(places)
         self.waiting = deque(
-            entry._replace(place=late.pop(entry.serial)) if entry.place is None and entry.serial in late else entry
-            for entry in self.waiting.copy()
+            (serial, since, body, late.pop(serial) if place is None and serial in late else place)
+            for serial, since, body, place in self.waiting.copy()
         )
         return list(late.values())
 
     def hand_over(self, serial: int) -> None:
         """Let go of what waits and is numbered up to `serial`: another process has it."""
-        ledger, rest = self._ledger, deque(entry for entry in self.waiting.copy() if entry.serial > serial)
-        count, size = len(self.waiting) - len(rest), self._bytes - sum(len(entry.body) for entry in rest)
+        ledger, rest = self._ledger, deque(entry for entry in self.waiting.copy() if entry[0] > serial)
+        count, size = len(self.waiting) - len(rest), self._bytes - _size_of(rest)
         ledger.handed_over += count; self._bytes -= size; self.waiting = rest  # noqa: E702 # fmt: skip
 
     def batches_of(self, owner: object) -> list[Batch]:
@@ -314,6 +301,16 @@ class Queue:
         return len(self.waiting) + self._in_flight() > self._max_events or self._bytes > self._max_bytes
 
 
-def _is_safe(entry: Entry) -> bool:
-    """Is it in the spool as well?"""
-    return entry.place is not None and entry.place.is_safe()
+def _size_of(entries: Iterable[Entry]) -> int:
+    """Bytes of JSON."""
+    return sum(len(body) for _, _, body, _ in entries)
+
+
+def _first_of(entries: Sequence[Entry] | deque[Entry]) -> int:
+    """The number of the oldest."""
+    return entries[0][0] if entries else 0
+
+
+def _is_safe(place: Place | None) -> bool:
+    """Is the event in the spool as well?"""
+    return place is not None and place.is_safe()

@@ -106,7 +106,7 @@ _open: PerProcess[_Files] = PerProcess(_Files, _Files.leave_parents)
 
 def leave_inherited_files() -> None:
     """In a child: close what it has of its parent's files. Elsewhere, or again, it does nothing."""
-    _open.get()
+    _open.here()
 
 
 class Segment:
@@ -137,13 +137,13 @@ class Segment:
         for _ in range(_ATTEMPTS):
             name = f"{getpid()}-{os.urandom(8).hex()}{SUFFIX}"
             path = os.path.join(folder, name)  # noqa: PTH118 # as above
-            _open.get()[name] = None  # first: another client of this process might take it for a dead one's
+            _open.here()[name] = None  # first: another client of this process might take it for a dead one's
             try:
                 number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _NOFOLLOW, 0o600)
             except OSError:
-                _open.get().pop(name, None)
+                _open.here().pop(name, None)
                 raise
-            segment = _open.get()[name] = cls(path, number)
+            segment = _open.here()[name] = cls(path, number)
             try:
                 is_locked = _lock(number)
             except OSError:
@@ -157,7 +157,7 @@ class Segment:
     @classmethod
     def take_over(cls, folder: str, name: str) -> Segment | None:
         """The file of a process that has died; None when it is no such file. Its unfinished events wait."""
-        if _open.get().setdefault(name, mark := object()) is not mark:
+        if _open.here().setdefault(name, mark := object()) is not mark:
             return None
         path = os.path.join(folder, name)  # noqa: PTH118 # as above
         segment: Segment | None = None
@@ -166,7 +166,7 @@ class Segment:
             if not _is_ours(os.lstat(path)):
                 raise OSError(f"{path} is not a file of a spool of ours")
             number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | _NOFOLLOW)
-            segment = _open.get()[name] = cls(path, number)
+            segment = _open.here()[name] = cls(path, number)
             # Whoever had it locked before may have removed it meanwhile.
             if _lock(number) and segment.is_there() and _is_ours(os.fstat(number)):
                 segment.count_unfinished()
@@ -180,7 +180,7 @@ class Segment:
         if segment is not None:
             segment.close()
         else:
-            _open.get().pop(name, None)
+            _open.here().pop(name, None)
         return None
 
     def write(self, text: bytes) -> None:
@@ -324,7 +324,7 @@ class Segment:
     def _let_go(self) -> None:
         # In this order: who finds the name gone may open the file, and to close it then would cost the new lock.
         self.forget()
-        _open.get().pop(self.name, None)
+        _open.here().pop(self.name, None)
 
     def forget(self) -> None:
         """Close the descriptor alone, as a child does with its parent's."""

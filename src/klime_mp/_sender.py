@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from klime_mp import _exit
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
-from klime_mp._dispatch import LINGER, START_AGAIN, Accepted, Backlog, Dispatch, Refused, Shift, Sleep
+from klime_mp._dispatch import LINGER, START_AGAIN, Backlog, Dispatch, Shift, Sleep
 from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
     from klime_mp._callbacks import Callbacks
     from klime_mp._log import RateLimitedLog
     from klime_mp._queue import Batch
-    from klime_mp._spool import Place, Spool
+    from klime_mp._spool import Spool
     from klime_mp._transport import Transport
 
 
@@ -66,12 +66,6 @@ class Sender:
         self._look_at = -NEVER
         self._has_adopted = False
 
-    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
-        """Take an event in, with a thread there to send it (or none to be had)."""
-        while isinstance(step := self._dispatch.accept(body, place), Shift):
-            self._begin(step)
-        return step
-
     def flush(self, deadline: float, mark: float | None = None) -> bool:
         """Wait until every event accepted before this call has its outcome and its callbacks have returned.
 
@@ -100,7 +94,7 @@ class Sender:
                     return True
                 if self._dispatch.in_vain != in_vain:
                     return False
-                if work_here or (asked.shift is not None and not self._begin(asked.shift)):
+                if work_here or (asked.shift is not None and not self.begin(asked.shift)):
                     self._work_here(min(deadline, self._dispatch.closing_at()))
                     return not self._dispatch.unfinished(mark)
                 now = self._clock.monotonic()
@@ -129,7 +123,7 @@ class Sender:
                 if self._dispatch.in_vain != in_vain or now >= deadline:
                     return False
                 again_at = asked.again_at
-                if asked.shift is not None and not self._begin(asked.shift):
+                if asked.shift is not None and not self.begin(asked.shift):
                     again_at = now + START_AGAIN
                 await latch.wait(min(deadline, again_at) - now)
             finally:
@@ -187,9 +181,9 @@ class Sender:
         latch = self._clock.latch()
         asked = self._dispatch.ask(NEVER, latch)
         self._dispatch.forget(NEVER, latch)
-        return asked.shift is None or self._begin(asked.shift)
+        return asked.shift is None or self.begin(asked.shift)
 
-    def _begin(self, shift: Shift) -> bool:
+    def begin(self, shift: Shift) -> bool:
         """Start the shift's thread; False when there is none to be had."""
         try:
             if _exit.no_more_threads():

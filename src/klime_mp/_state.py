@@ -9,19 +9,19 @@ import encodings.idna  # noqa: F401 # needed for host names; first imported in t
 import logging
 from typing import TYPE_CHECKING, Any
 
-from klime_mp import _event, _exit, _host
+from klime_mp import _encoding, _event, _exit, _host
 from klime_mp._alone import AloneRoad, Outcome
 from klime_mp._aside import Aside
 from klime_mp._callbacks import Callbacks
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import Delivery
 from klime_mp._disk_spool import DiskSpool
-from klime_mp._dispatch import TAKEN, Accepted, Dispatch, Refused
+from klime_mp._dispatch import TAKEN, Accepted, Dispatch, Refused, Shift
 from klime_mp._encoding import decode
 from klime_mp._fork import getpid
 from klime_mp._hold import Claim, Hold
 from klime_mp._log import RateLimitedLog
-from klime_mp._message_ids import MessageIds
+from klime_mp._message_ids import message_ids
 from klime_mp._queue import Batch, Queue
 from klime_mp._response import BatchResponse
 from klime_mp._retry import RetryPolicy
@@ -58,7 +58,7 @@ class ProcessState:
         self._log = RateLimitedLog(config.logger, clock.monotonic, config.redact)
         self._callbacks = Callbacks(config, self._log)
         self._policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
-        self._message_ids = MessageIds()
+        self._draw_id = message_ids()
         self._refusal = None if config.enabled else "disabled"
         self._spool: Spool = NoSpool()
         if config.spool_dir is not None:
@@ -89,7 +89,11 @@ class ProcessState:
             self._spool,
             config.shutdown_timeout / 1000.0 if config.flush_on_shutdown else None,
         )
-        self._road: Sender | Hold = Hold(self._sender, self._dispatch, self._spool) if only_loads else self._sender
+        self._road: Sender | Hold = self._sender
+        self._accept = self._dispatch.accept
+        if only_loads:
+            self._road = Hold(self._sender, self._dispatch, self._spool)
+            self._accept = self._road.accept
         self._parents = parents
         _exit.know(self._road)
 
@@ -137,10 +141,10 @@ class ProcessState:
             return None
         try:
             place = self._spool.append(body) if self._dispatch.refusal is None else None
-            answer = self._road.accept(body, place)
-            if answer is not TAKEN and not self._tell(kind, answer, body, place):
+            answer = self._accept(body, place)
+            if answer is not TAKEN and not self._is_in(kind, answer, body, place):
                 return None
-            if _exit.handlers_are_over() and self._road.exit_timeout is not None:
+            if _exit.over_somewhere and _exit.handlers_are_over() and self._road.exit_timeout is not None:
                 # Nobody comes after us who would wait for this event.
                 _exit.within(self._road.exit_timeout, self._drain)
         except Exception as error:  # a defect of ours, or no memory: the caller's request must not suffer
@@ -225,14 +229,16 @@ class ProcessState:
         """The event's messageId and JSON. Raises _Dropped, whatever was passed."""
         try:
             if message_id is None:
-                message_id = self._message_ids.draw()
+                message_id = self._draw_id()
             built = _event.build(kind, event, payload, user_id, group_id, timestamp, message_id, context)
-            body = _event.to_json(built, foreign=payload if context is None else (payload, context))
+            body = _encoding.encode(built, payload if context is None else (payload, context))
             if self._callbacks.filters:
                 built, body = self._filter(built, body)
         except _Dropped:
             raise
-        except _event.TooLargeEventError:
+        except _encoding.UnencodableError as error:
+            raise _Dropped("invalid", _event.unwritable(built, error)) from None
+        except _encoding.TooLargeError:
             raise _Dropped("too_large", InvalidEventError(_TOO_LARGE)) from None
         except InvalidEventError as error:
             raise _Dropped("invalid", error) from None
@@ -259,15 +265,18 @@ class ProcessState:
         changed = _event.check(returned)
         return changed, _event.to_json(changed)
 
-    def _tell(self, kind: str, answer: Accepted | Refused, body: bytes, place: Place | None) -> bool:
-        """Tell log and callbacks what was dropped; is the event in?"""
+    def _is_in(self, kind: str, answer: Accepted | Refused | Shift, body: bytes, place: Place | None) -> bool:
+        """Have a thread there to send it (or none to be had); tell log and callbacks what was dropped."""
+        while isinstance(answer, Shift):
+            self._sender.begin(answer)
+            answer = self._dispatch.accept(body, place)
         if isinstance(answer, Refused):
             self._spool.acknowledge([place])
             level = logging.WARNING if answer.reason == "shutdown" else logging.DEBUG
             self._log(answer.reason, level, f"{kind} was dropped: the client is {_STATES[answer.reason]}")
             self._callbacks.drop(body, answer.reason)
             return False
-        dropped = [entry.body for entry in answer.evicted]
+        dropped = [body for _, _, body, _ in answer.evicted]
         self._say_dropped(dropped, len(dropped), "queue")
         return not any(each is body for each in dropped)
 

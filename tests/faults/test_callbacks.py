@@ -323,6 +323,21 @@ def test_before_send_may_change_the_event(make_client, collector):
     assert second["properties"] == {"serial": 11}
 
 
+def test_what_before_send_does_to_the_librarys_context_concerns_one_event(make_client, collector):
+    names = []
+
+    def before_send(event):
+        names.append(event["context"]["library"].pop("name"))
+        return event
+
+    client = make_client(before_send=before_send)
+    for context in (None, {"a": 1}, None):
+        client.track("e", user_id=1, context=context)
+    assert client.flush(5000)
+    assert names == ["klime-mp"] * 3
+    assert not any("name" in event["context"]["library"] for event in collector.events())
+
+
 def test_before_send_may_drop_the_event(make_client, collector, seen, caplog):
     client = make_client(before_send=lambda event: None)
     assert client.track("Tested", {"serial": 0}, user_id="user_1") is None

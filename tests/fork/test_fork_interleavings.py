@@ -30,7 +30,7 @@ PROGRAM = """
             pid = os.fork()
             if pid == 0:
                 _sender.Thread = real_thread  # the child is not under the schedule
-                child = states.get()
+                child = states.here()
                 assert child is not parents and child.stats().tracked == 0
                 child.track("child")
                 assert child.flush(5000)
@@ -38,7 +38,7 @@ PROGRAM = """
                 os._exit(0)
             assert join(pid) == 0
 
-        schedule.run(lambda: states.get().track("parent"), fork)
+        schedule.run(lambda: states.here().track("parent"), fork)
         parents.assert_arrived({arrived})
 
     every_schedule(scenario, inside=True, time_jumps=1, preemptions=1)
@@ -53,7 +53,7 @@ def test_fork_at_every_step_of_a_first_event(collector):
 
 
 def test_fork_at_every_step_while_the_sender_stops(collector):
-    program = PROGRAM.format(tests=_tests(), before='states.get().track("first")', arrived='"first", "parent"')
+    program = PROGRAM.format(tests=_tests(), before='states.here().track("first")', arrived='"first", "parent"')
     ended = run_program(program, collector, deadline=90, flags=("-W", "ignore:This process:DeprecationWarning"))
     assert ended.all("forked")[0] > 30
 

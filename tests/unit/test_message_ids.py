@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import uuid
 
-from klime_mp._message_ids import MessageIds
+from klime_mp._message_ids import message_ids
 
 MANY = 1000
 
 
 def test_they_are_uuid4():
-    ids = MessageIds()
-    for text in [ids.draw() for _ in range(MANY)] + [MessageIds().draw() for _ in range(MANY)]:
+    draw = message_ids()
+    for text in [draw() for _ in range(MANY)] + [message_ids()() for _ in range(MANY)]:
         found = uuid.UUID(text)
         assert (found.version, found.variant) == (4, uuid.RFC_4122)
         assert str(found) == text
@@ -20,7 +20,7 @@ def test_they_are_uuid4():
 
 def test_each_digit_that_may_be_random_is():
     """Of processes: what one draws after the other need not be."""
-    drawn = [MessageIds().draw() for _ in range(MANY)]
+    drawn = [message_ids()() for _ in range(MANY)]
     for place, digits in enumerate(map(set, zip(*drawn, strict=True))):
         if place in (8, 13, 18, 23):
             assert digits == {"-"}
@@ -34,15 +34,15 @@ def test_each_digit_that_may_be_random_is():
 
 def test_none_is_drawn_twice():
     """Neither by threads at once, nor by two processes."""
-    shared, drawn = MessageIds(), [[] for _ in range(4)]
+    shared, drawn = message_ids(), [[] for _ in range(4)]
     threads = [
-        threading.Thread(target=lambda mine: mine.extend(shared.draw() for _ in range(10_000)), args=(mine,))
+        threading.Thread(target=lambda mine: mine.extend(shared() for _ in range(10_000)), args=(mine,))
         for mine in drawn
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    others = [MessageIds() for _ in range(10)]
-    every = [text for mine in drawn for text in mine] + [other.draw() for other in others for _ in range(MANY)]
+    others = [message_ids() for _ in range(10)]
+    every = [text for mine in drawn for text in mine] + [other() for other in others for _ in range(MANY)]
     assert len(set(every)) == len(every) == 40_000 + 10 * MANY

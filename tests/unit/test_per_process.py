@@ -29,42 +29,42 @@ class Value:
 def test_a_value_is_made_at_first_use_and_kept(pid):
     holder = PerProcess(Value)
     assert holder.peek() is None
-    assert holder.get() is holder.get() is holder.peek()
-    assert holder.get().inherited is None
+    assert holder.here() is holder.here() is holder.peek()
+    assert holder.here().inherited is None
 
 
 def test_another_pid_gets_another_value_and_is_shown_the_inherited_one(pid):
     holder = PerProcess(Value)
-    parents = holder.get()
+    parents = holder.here()
     pid.now = 2
     assert holder.peek() is None
-    assert holder.get() is not parents
-    assert holder.get().inherited is parents
+    assert holder.here() is not parents
+    assert holder.here().inherited is parents
 
 
 def test_a_child_with_the_pid_of_a_dead_ancestor(pid):
     holder = PerProcess(Value)
-    ancestors = holder.get()
+    ancestors = holder.here()
     holder.forget()  # what the at-fork hook calls
-    assert holder.get() is not ancestors
+    assert holder.here() is not ancestors
 
 
 def test_what_is_inherited_is_kept_not_finalized(pid):
     holder = PerProcess(Value)
-    parents = weakref.ref(holder.get())
+    parents = weakref.ref(holder.here())
     holder.forget()
     pid.now = 2
-    holder.get()
+    holder.here()
     gc.collect()
     assert parents() is not None
 
 
 def test_the_hook_reaches_every_live_holder(pid):
     holders = [PerProcess(Value) for _ in range(3)]
-    values = [holder.get() for holder in holders]
+    values = [holder.here() for holder in holders]
     _fork._in_child()
     assert [holder.peek() for holder in holders] == [None] * 3
-    assert all(holder.get() is not value for holder, value in zip(holders, values, strict=True))
+    assert all(holder.here() is not value for holder, value in zip(holders, values, strict=True))
 
 
 def test_threads_that_race_get_the_same_value():
@@ -74,7 +74,7 @@ def test_threads_that_race_get_the_same_value():
 
     def get():
         barrier.wait()
-        got.append(holder.get())
+        got.append(holder.here())
 
     threads = [threading.Thread(target=get) for _ in range(8)]
     for thread in threads:
