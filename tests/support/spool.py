@@ -110,7 +110,7 @@ def forget_files(under: Any) -> None:
 
     The numbers stay taken: a sender that lingers may write to one, which must not be somebody's socket by then.
     """
-    _segment._open.get().clear()
+    _segment._open.here().clear()
     for number in Path("/proc/self/fd").iterdir():
         try:
             if str(number.readlink()).startswith(str(under)):

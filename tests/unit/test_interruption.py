@@ -38,7 +38,7 @@ class AtLine:
         code = frame.f_code
         if not code.co_filename.startswith(PACKAGE):
             return None
-        if code.co_name in {"close", "get"} and code.co_filename.endswith("_transport.py"):
+        if code.co_name in {"close", "get"} and code.co_filename.endswith(("_connection.py", "_transport.py")):
             return None  # may be called by a finalizer, where Python swallows whatever is raised
         if event == "line" and not self.reached:
             self.left -= 1

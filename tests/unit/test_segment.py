@@ -483,7 +483,7 @@ def test_what_is_no_file_of_ours_is_left_alone(tmp_path, kind):
     assert (after.st_ino, after.st_mode, after.st_size) == (before.st_ino, before.st_mode, before.st_size)
     assert elsewhere.read_bytes() == text
     assert descriptors(tmp_path) == []
-    assert path.name not in _segment._open.get(), "it would be passed over for ever"
+    assert path.name not in _segment._open.here(), "it would be passed over for ever"
 
 
 def test_a_second_name_of_ones_own_file_does_not_cost_its_lock(tmp_path):
