@@ -17,7 +17,7 @@ class Contestant:
         adapter: its module in `contestants`.
         requirements: what pip installs for it; "." is this checkout.
         package: the distribution whose version is reported.
-        kind: ours, the floor, or a peer, of which the best one is what ours is compared with.
+        kind: ours, a floor, or a peer, of which the best one is what ours is compared with.
     """
 
     name: str
@@ -40,6 +40,7 @@ CONTESTANTS = (
     Contestant(OURS, "ours", (".[fast]",), "klime-mp", "ours"),
     Contestant(OURS_JSON, "ours", (".",), "klime-mp", "ours"),
     Contestant(FLOOR, "floor", ("orjson>=3.9",), "orjson", "floor"),
+    Contestant("guarded", "guarded", ("orjson>=3.9",), "orjson", "floor"),
     Contestant("klime", "klime", ("klime==1.1.0",), "klime"),
     Contestant("snowplow", "snowplow", ("snowplow-tracker>=1.1",), "snowplow-tracker"),
     Contestant("segment", "segment", ("segment-analytics-python>=2.4",), "segment-analytics-python"),

@@ -16,7 +16,7 @@ from klime_mp import _host
 from klime_mp._descriptor import Descriptor
 
 if TYPE_CHECKING:
-    from klime_mp._dispatch import Accepted, Dispatch, Refused, Shift
+    from klime_mp._dispatch import Accepted, Dispatch, Refused
     from klime_mp._sender import Sender
     from klime_mp._spool import Place, Spool
 
@@ -105,11 +105,11 @@ class Hold:
             self._spool.acknowledge(self._dispatch.place(kept))  # those that another thread has sent meanwhile
         self._dispatch.release(self.claim.take)
 
-    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused | Shift:
-        """Take an event in; or a shift that has to be begun first. See `Dispatch.accept`."""
+    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
+        """Take an event in."""
         if not self.holds() and place is None and self._dispatch.refusal is None:
             place = self._spool.append(body)  # it may have been this very event that began the spool
-        return self._dispatch.accept(body, place)
+        return self._sender.accept(body, place)
 
     def flush(self, deadline: float, mark: float | None = None) -> bool:
         """False at once when there is anything to send, as it is not sent here."""

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from klime_mp import _exit
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
-from klime_mp._dispatch import LINGER, START_AGAIN, Backlog, Dispatch, Shift, Sleep
+from klime_mp._dispatch import LINGER, START_AGAIN, Accepted, Backlog, Dispatch, Refused, Shift, Sleep
 from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
     from klime_mp._callbacks import Callbacks
     from klime_mp._log import RateLimitedLog
     from klime_mp._queue import Batch
-    from klime_mp._spool import Spool
+    from klime_mp._spool import Place, Spool
     from klime_mp._transport import Transport
 
 
@@ -65,6 +65,12 @@ class Sender:
         self._spool = spool
         self._look_at = -NEVER
         self._has_adopted = False
+
+    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
+        """Take an event in, with a thread there to send it (or none to be had)."""
+        while isinstance(step := self._dispatch.accept(body, place), Shift):
+            self.begin(step)
+        return step
 
     def flush(self, deadline: float, mark: float | None = None) -> bool:
         """Wait until every event accepted before this call has its outcome and its callbacks have returned.

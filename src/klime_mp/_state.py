@@ -90,7 +90,8 @@ class ProcessState:
             config.shutdown_timeout / 1000.0 if config.flush_on_shutdown else None,
         )
         self._road: Sender | Hold = self._sender
-        self._accept = self._dispatch.accept
+        # The sender's own is asked when this says that a shift has to begin first.
+        self._accept: Callable[[bytes, Place | None], Accepted | Refused | Shift] = self._dispatch.accept
         if only_loads:
             self._road = Hold(self._sender, self._dispatch, self._spool)
             self._accept = self._road.accept
@@ -266,17 +267,19 @@ class ProcessState:
         return changed, _event.to_json(changed)
 
     def _is_in(self, kind: str, answer: Accepted | Refused | Shift, body: bytes, place: Place | None) -> bool:
-        """Have a thread there to send it (or none to be had); tell log and callbacks what was dropped."""
-        while isinstance(answer, Shift):
+        """Is the event in? Has a shift begun if need be, and tells log and callbacks what was dropped."""
+        if isinstance(answer, Shift):
             self._sender.begin(answer)
-            answer = self._dispatch.accept(body, place)
+            answer = self._sender.accept(body, place)
+        if answer is TAKEN:
+            return True
         if isinstance(answer, Refused):
             self._spool.acknowledge([place])
             level = logging.WARNING if answer.reason == "shutdown" else logging.DEBUG
             self._log(answer.reason, level, f"{kind} was dropped: the client is {_STATES[answer.reason]}")
             self._callbacks.drop(body, answer.reason)
             return False
-        dropped = [body for _, _, body, _ in answer.evicted]
+        dropped = [each for _, _, each, _ in answer.evicted]
         self._say_dropped(dropped, len(dropped), "queue")
         return not any(each is body for each in dropped)
 

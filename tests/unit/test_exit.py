@@ -64,7 +64,7 @@ def test_an_exception_in_the_first_call_does_not_leave_the_process_without_a_way
         pass
 
     an_exit = _exit._Exit()
-    monkeypatch.setattr(_exit, "_exit", type("Here", (), {"get": staticmethod(lambda: an_exit)}))
+    monkeypatch.setattr(_exit, "_exit", type("Exits", (), {"here": staticmethod(lambda: an_exit)}))
     monkeypatch.setattr(_host, "register_ways_out", register)
     monkeypatch.setattr(_exit.atexit, "register", lambda _run: None)
     monkeypatch.setattr(_exit, "_register_finalizer", lambda: None)
