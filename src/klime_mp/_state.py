@@ -9,7 +9,7 @@ import encodings.idna  # noqa: F401 # needed for host names; first imported in t
 import logging
 from typing import TYPE_CHECKING, Any
 
-from klime_mp import _encoding, _event, _exit, _host
+from klime_mp import _exit, _host
 from klime_mp._alone import AloneRoad, Outcome
 from klime_mp._aside import Aside
 from klime_mp._callbacks import Callbacks
@@ -17,7 +17,8 @@ from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import Delivery
 from klime_mp._disk_spool import DiskSpool
 from klime_mp._dispatch import TAKEN, Accepted, Dispatch, Refused, Shift
-from klime_mp._encoding import decode
+from klime_mp._encoding import TooLargeError, UnencodableError, decode, encode
+from klime_mp._event import MAX_EVENT_BYTES, build, check, to_json, unwritable
 from klime_mp._fork import getpid
 from klime_mp._hold import Claim, Hold
 from klime_mp._log import RateLimitedLog
@@ -57,6 +58,7 @@ class ProcessState:
         self._clock = clock
         self._log = RateLimitedLog(config.logger, clock.monotonic, config.redact)
         self._callbacks = Callbacks(config, self._log)
+        self._filters = self._callbacks.filters
         self._policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
         self._draw_id = message_ids()
         self._refusal = None if config.enabled else "disabled"
@@ -134,11 +136,17 @@ class ProcessState:
     ) -> str | None:
         """An async call: the messageId when the event was accepted."""
         try:
-            identifier, body = self._make(kind, event, payload, user_id, group_id, timestamp, message_id, context)
-        except _Dropped as drop:
-            self._drop(kind, drop)
-            if self._config.strict and isinstance(drop.error, InvalidEventError):
-                raise drop.error from None
+            if message_id is None:
+                message_id = self._draw_id()
+            built = build(kind, event, payload, user_id, group_id, timestamp, message_id, context)
+            try:
+                body = encode(built, payload if context is None else (payload, context))
+            except UnencodableError as error:
+                raise unwritable(built, error) from None
+            if self._filters or len(body) > MAX_EVENT_BYTES:
+                built, body = self._look_again(built, body)
+        except Exception as error:  # noqa: BLE001 # of what kind, is told there
+            self._refuse(kind, _why(error))
             return None
         try:
             place = self._spool.append(body) if self._dispatch.refusal is None else None
@@ -153,14 +161,16 @@ class ProcessState:
                 raise
             self._log("internal", logging.ERROR, f"{kind}: internal error: {error!r}")
             return None
-        return identifier
+        return built["messageId"]  # type: ignore[no-any-return] # before_send's is checked
 
     def submit_now(self, timeout_ms: float | None, kind: str, *arguments: Any) -> BatchResponse:
         """A sync call; `arguments` as of `submit`."""
         timeout = self._config.request_timeout if timeout_ms is None else timeout_ms
         try:
-            _, body = self._make(kind, *arguments)
-        except _Dropped as drop:
+            built = build(kind, *arguments)
+            _, body = self._look_again(built, to_json(built))
+        except Exception as error:  # noqa: BLE001 # as above
+            drop = _why(error)
             self._dispatch.drop(drop.reason)
             if drop.error is None:
                 return BatchResponse(drop.reason, 0, 0)
@@ -216,41 +226,13 @@ class ProcessState:
 
     # --- along the road
 
-    def _make(
-        self,
-        kind: str,
-        event: Any,
-        payload: Any,
-        user_id: Any,
-        group_id: Any,
-        timestamp: Any,
-        message_id: Any,
-        context: Any,
-    ) -> tuple[str, bytes]:
-        """The event's messageId and JSON. Raises _Dropped, whatever was passed."""
-        try:
-            if message_id is None:
-                message_id = self._draw_id()
-            built = _event.build(kind, event, payload, user_id, group_id, timestamp, message_id, context)
-            body = _encoding.encode(built, payload if context is None else (payload, context))
-            if self._callbacks.filters:
-                built, body = self._filter(built, body)
-        except _Dropped:
-            raise
-        except _encoding.UnencodableError as error:
-            raise _Dropped("invalid", _event.unwritable(built, error)) from None
-        except _encoding.TooLargeError:
-            raise _Dropped("too_large", InvalidEventError(_TOO_LARGE)) from None
-        except InvalidEventError as error:
-            raise _Dropped("invalid", error) from None
-        except Exception as error:  # what the caller's objects raise, and our own defects, are not his
-            if raised_by_signal(error):
-                raise
-            invalid = InvalidEventError(f"the event could not be built: {type(error).__name__}")
-            raise _Dropped("invalid", invalid) from None
-        if len(body) > _event.MAX_EVENT_BYTES:
+    def _look_again(self, event: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        """Through `before_send`, and not over the size. Raises _Dropped, or what makes an event invalid."""
+        if self._filters:
+            event, body = self._filter(event, body)
+        if len(body) > MAX_EVENT_BYTES:
             raise _Dropped("too_large", InvalidEventError(_TOO_LARGE), body)
-        return built["messageId"], body
+        return event, body
 
     def _filter(self, event: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Show the event, as it would be sent, to `before_send`."""
@@ -263,8 +245,8 @@ class ProcessState:
             return event, body
         if returned is None:
             raise _Dropped("filtered", None, body)
-        changed = _event.check(returned)
-        return changed, _event.to_json(changed)
+        changed = check(returned)
+        return changed, to_json(changed)
 
     def _is_in(self, kind: str, answer: Accepted | Refused | Shift, body: bytes, place: Place | None) -> bool:
         """Is the event in? Has a shift begun if need be, and tells log and callbacks what was dropped."""
@@ -307,11 +289,13 @@ class ProcessState:
         for body in bodies:
             self._callbacks.drop(body, "queue_full")
 
-    def _drop(self, kind: str, drop: _Dropped) -> None:
+    def _refuse(self, kind: str, drop: _Dropped) -> None:
         self._dispatch.drop(drop.reason)
         if drop.error is not None:
             self._log(drop.reason, logging.WARNING, f"{kind} was dropped: {drop.error}")
         self._callbacks.drop(drop.body, drop.reason)
+        if self._config.strict and drop.error is not None:
+            raise drop.error from None
 
     def _send_alone(self, body: bytes, timeout_ms: float) -> BatchResponse:
         deadline = self._clock.deadline(timeout_ms)
@@ -363,6 +347,20 @@ class _Dropped(Exception):  # noqa: N818 # not an error: a turn of the road
         self.reason = reason
         self.error = error
         self.body = body  # the event, if one could be built
+
+
+def _why(error: Exception) -> _Dropped:
+    """Why an event could not be made; what a signal handler raised passes."""
+    if isinstance(error, _Dropped):
+        return error
+    if isinstance(error, TooLargeError):
+        return _Dropped("too_large", InvalidEventError(_TOO_LARGE))
+    if isinstance(error, InvalidEventError):
+        return _Dropped("invalid", error)
+    if raised_by_signal(error):
+        raise error
+    # What the caller's objects raise, and our own defects, are not his.
+    return _Dropped("invalid", InvalidEventError(f"the event could not be built: {type(error).__name__}"))
 
 
 _TOO_LARGE = "the event is over 200 KiB"
