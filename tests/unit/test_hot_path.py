@@ -16,9 +16,9 @@ from klime_mp import _encoding
 
 PROPERTIES = {"report": "Quarterly", "rows": 42, "seconds": 12.75, "scheduled": False, "filter": {"team": "sales"}}
 
-# Of CPython 3.10 to 3.13, the most is 642 instructions and 21 calls.
-MOST_INSTRUCTIONS = 850
-MOST_CALLS = 28
+# Of CPython 3.10 to 3.13, the most is 527 instructions and 15 calls.
+MOST_INSTRUCTIONS = 700
+MOST_CALLS = 20
 
 
 @pytest.fixture
