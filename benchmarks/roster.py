@@ -35,12 +35,13 @@ class Contestant:
 OURS = "klime-mp"
 OURS_JSON = "klime-mp-json"
 FLOOR = "floor"
+GUARDED = "guarded"
 
 CONTESTANTS = (
     Contestant(OURS, "ours", (".[fast]",), "klime-mp", "ours"),
     Contestant(OURS_JSON, "ours", (".",), "klime-mp", "ours"),
     Contestant(FLOOR, "floor", ("orjson>=3.9",), "orjson", "floor"),
-    Contestant("guarded", "guarded", ("orjson>=3.9",), "orjson", "floor"),
+    Contestant(GUARDED, "guarded", ("orjson>=3.9",), "orjson", "floor"),
     Contestant("klime", "klime", ("klime==1.1.0",), "klime"),
     Contestant("snowplow", "snowplow", ("snowplow-tracker>=1.1",), "snowplow-tracker"),
     Contestant("segment", "segment", ("segment-analytics-python>=2.4",), "segment-analytics-python"),
