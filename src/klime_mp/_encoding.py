@@ -66,8 +66,9 @@ def encode(value: Any, foreign: Any = EVERYTHING) -> bytes:
                 return _dumps(value).encode()
             # Joined into a copy: orjson returns its bytes with the over-allocated buffer behind them.
             return b"".join((fast.dumps(value), b""))
-    except (TypeError, ValueError, RuntimeError):  # what they refuse; or another thread changed a dict meanwhile
-        pass
+    except (TypeError, ValueError, RuntimeError) as error:  # what they refuse; or another thread changed a dict
+        if raised_by_signal(error):
+            raise
     return write(value)
 
 
@@ -190,30 +191,39 @@ _MAX_ITEMS = 100_000  # so that looking at a cycle ends; an event with more than
 _MAX_CONVERSIONS = 10  # an Enum whose value is a numpy scalar needs two
 
 
-def _is_plain(value: Any, keys: bool) -> bool:  # noqa: FBT001 # by its name it would cost as much again
-    """Is it a tree of JSON's own types, subclasses excluded? `keys`: with str as keys; orjson checks them itself."""
-    return _are_plain(value.values() if type(value) is dict and not keys else (value,), keys)
+def _is_plain(value: Any, keys: bool) -> bool:  # noqa: C901, FBT001 # each call costs as much as a third of it
+    """Is it a tree of JSON's own types, subclasses excluded? `keys`: with str as keys; orjson checks them itself.
 
-
-def _are_plain(items: Iterable[Any], keys: bool, levels: int = MAX_DEPTH, room: int = _MAX_ITEMS) -> bool:  # noqa: FBT001 # as above
-    """Level by level: orjson knows no end of tuples in tuples, and crashes in their depth."""
-    deeper: list[Any] = []
-    for item in items:
-        kind = type(item)
-        if kind not in _SCALARS:
-            if kind is dict:
-                if keys and not _STR.issuperset(map(type, item)):
+    Level by level: orjson knows no end of tuples in tuples, and crashes in their depth.
+    """
+    level: Iterable[Any] = value.values() if type(value) is dict and not keys else (value,)
+    levels, room = MAX_DEPTH, _MAX_ITEMS
+    while True:
+        deeper: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind not in _SCALARS:
+                if kind is dict:
+                    if keys and not _STR.issuperset(map(type, item)):
+                        return False
+                    members = item.values()
+                    # The usual ones have nothing deeper, which C code sees in a moment.
+                    if not _SCALARS.issuperset(map(type, members)):
+                        deeper += members
+                    room -= len(members)
+                elif kind is list or kind is tuple:
+                    deeper += item
+                    room -= len(item)
+                else:
                     return False
-                # The usual ones have nothing deeper, which C code sees in a moment.
-                if not _SCALARS.issuperset(map(type, item.values())):
-                    deeper += item.values()
-            elif kind is list or kind is tuple:
-                deeper += item
-            else:
-                return False
-    return not deeper or (
-        levels > 1 and len(deeper) <= room and _are_plain(deeper, keys, levels - 1, room - len(deeper))
-    )
+                if room < 0:
+                    return False
+        if not deeper:
+            return True
+        level = deeper
+        levels -= 1
+        if not levels:
+            return False
 
 
 class _Writer:

@@ -186,7 +186,8 @@ def _now() -> str:
 
 
 _MILLISECONDS = [f".{number:03}Z" for number in range(1000)]
-_this_second = (-1000, "")  # milliseconds since the epoch, and as it is written
+NO_SECOND = (1 << 62, "")  # in the past of none
+_this_second = NO_SECOND  # its begin, in milliseconds since the epoch, and as it is written
 
 
 def _timestamp(value: Any) -> str:

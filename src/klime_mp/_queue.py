@@ -118,22 +118,24 @@ class Queue:
         What is in the spool leaves only the memory.
         """
         self.last_serial = serial = self.last_serial + 1
-        waiting, entry, size, ledger = self.waiting, (serial, now, body, place), len(body), self._ledger
-        ledger.accepted += 1; self._bytes += size; waiting.append(entry)  # noqa: E702 # fmt: skip
-        if self._bytes <= self._max_bytes and len(waiting) + _LARGEST * len(self._taken) <= self._max_events:
+        entry, size, ledger = (serial, now, body, place), len(body), self._ledger
+        ledger.accepted += 1; self._bytes += size; self.waiting.append(entry)  # noqa: E702 # fmt: skip
+        if self._bytes <= self._max_bytes and len(self.waiting) + _LARGEST * len(self._taken) <= self._max_events:
             return ()  # no need to count what is in flight
         return self._evict() if self._over_the_bounds() else ()
 
     def _evict(self) -> list[Entry]:
         evicted: list[Entry] = []
-        while self.waiting and self._over_the_bounds():
-            if not _is_safe(self.waiting[0][3]):
-                self._ledger.dropped["queue_full"] += 1; evicted.append(self.waiting.popleft())  # noqa: E702 # fmt: skip
-                self._bytes -= _size_of(evicted[-1:])
-            else:
-                self.on_disk += 1; put_off = self.waiting.popleft()  # noqa: E702 # fmt: skip
-                self._put_off([put_off[3]])
-                self._bytes -= _size_of([put_off])
+        while self._over_the_bounds():
+            head = self.waiting[0] if self.waiting else None
+            if head is None:
+                break
+            _, _, body, place = head
+            size, dropped = len(body), self._ledger.dropped
+            # Should a nested `track` have been here first, each turn of the loop looks anew.
+            if _is_safe(place):
+                if self.waiting and self.waiting[0] is head: self.on_disk += 1; self._bytes -= size; self.waiting.popleft(); self._put_off([place])  # noqa: E501, E701, E702 # fmt: skip
+            elif self.waiting and self.waiting[0] is head: dropped["queue_full"] += 1; self._bytes -= size; evicted.append(self.waiting.popleft())  # noqa: E501, E701, E702 # fmt: skip
         return evicted
 
     def take(self, max_events: int, max_bytes: int, owner: object = None) -> Batch:
@@ -190,8 +192,7 @@ class Queue:
         entries, size, ledger = batch.entries, _size_of(batch.entries), self._ledger
         if not entries:
             return entries
-        ledger.delivered += delivered; ledger.rejected += rejected; ledger.failed += failed; batch.is_settled = True; batch.entries = []  # noqa: E501, E702 # fmt: skip
-        self._bytes -= size
+        ledger.delivered += delivered; ledger.rejected += rejected; ledger.failed += failed; self._bytes -= size; batch.is_settled = True; batch.entries = []  # noqa: E501, E702 # fmt: skip
         return entries
 
     def split(self, batch: Batch) -> list[Batch]:

@@ -15,8 +15,6 @@ from klime_mp._signals import raised_by_signal
 from klime_mp._version import __version__
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse
-
     from klime_mp._config import Config
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -57,21 +55,20 @@ class Transport:
             request.body = body
             request.prepare_content_length(body)
             # The adapter's own `send`: what a session does beside it (redirects, cookies, hooks) is not for us.
-            response: Any = self._adapter.send(request, timeout=(left, left), **settings)
+            response = self._adapter.send(request, timeout=(left, left), **settings)
         except Exception as error:  # requests lets some of urllib3's errors through as they are
             if raised_by_signal(error):
                 raise
             return Answer(None, self._redact(_describe(error)))
         try:
             return Answer(
-                response.status,
+                response.status_code,
                 body=self._redact(self._read(response, deadline).decode("utf-8", "replace")),
                 retry_after=response.headers.get("Retry-After"),
                 location=self._redact(response.headers.get("Location", "")),
             )
         finally:
             response.close()
-            response.release_conn()
 
     def _prepare(self) -> tuple[requests.PreparedRequest, Any]:
         """What all requests have in common, made once: it costs more than to send one.
@@ -86,13 +83,14 @@ class Transport:
         request = session.prepare_request(requests.Request("POST", self._url))
         return request, session.merge_environment_settings(self._url, {}, stream=True, verify=None, cert=None)
 
-    def _read(self, response: BaseHTTPResponse, deadline: float) -> bytes:
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The answer's body, or nothing when it could not be read: the status alone decides then."""
         self._budget.set(min(deadline, self._clock.monotonic() + self._per_part), self._per_part)
         try:
-            body: bytes = response.read(MAX_ANSWER_BYTES, decode_content=True)
+            raw = response.raw
+            body: bytes = raw.read(MAX_ANSWER_BYTES, decode_content=True)
             # Reading to the end is what lets the connection be used again.
-            if (len(body) == MAX_ANSWER_BYTES or response.length_remaining != 0) and response.read(1):
+            if (len(body) == MAX_ANSWER_BYTES or raw.length_remaining != 0) and raw.read(1):
                 return b""
         except Exception as error:  # whatever a broken body makes urllib3 or a decoder raise
             if raised_by_signal(error):

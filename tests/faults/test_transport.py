@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import json
+from unittest import mock
 
 import pytest
+import requests
+import urllib3
+from urllib3.connectionpool import HTTPConnectionPool
 
 import klime_mp
 from support.clients import track, wait_until
@@ -32,6 +38,63 @@ def test_the_request(make_client, collector, forwarder):
     batch = json.loads(body)
     assert list(batch) == ["batch"]
     assert batch["batch"][0]["messageId"] == message_id
+
+
+def test_a_request_is_sent_in_one_piece(make_client, collector, monkeypatch):
+    sent = []
+    send = http.client.HTTPConnection.send
+    monkeypatch.setattr(http.client.HTTPConnection, "send", lambda self, data: (sent.append(data), send(self, data)))
+    client = make_client()
+    for serial in range(3):
+        track(client, serial)
+        assert client.flush()
+    assert len(sent) == 3
+    assert all(data.startswith(b"POST ") and data.endswith(b"]}") for data in sent)
+    assert collector.serials() == [0, 1, 2]
+
+
+def test_a_mocked_adapter(make_client, collector):
+    """What tools for tests replace in requests."""
+    answer = requests.Response()
+    answer.status_code = 200
+    answer.raw = urllib3.HTTPResponse(io.BytesIO(b'{"status": "mocked"}'), preload_content=False)
+    with mock.patch("requests.adapters.HTTPAdapter.send", return_value=answer):
+        client = make_client()
+        assert client.track_sync("Tested", user_id="user_1").status == "mocked"
+    assert collector.events() == []
+
+
+def test_mocked_by_responses(make_client, collector):
+    responses = pytest.importorskip("responses")
+    with responses.RequestsMock() as mocked:
+        mocked.add(responses.POST, f"{collector.endpoint}/v1/batch", json={"status": "mocked"})
+        client = make_client()
+        assert client.track_sync("Tested", user_id="user_1").status == "mocked"
+        (call,) = mocked.calls
+        assert call.request.headers["Authorization"] == f"Bearer {collector.write_key}"
+    assert collector.events() == []
+
+
+def test_a_connection_that_a_recorder_has_put_in_place(make_client, collector, monkeypatch):
+    """vcrpy does; also before the first client is built, and it takes it away again."""
+    recorded = []
+
+    class Recorder(HTTPConnectionPool.ConnectionCls):
+        def request(self, method, url, *args, **kwargs):
+            recorded.append((method, url))
+            super().request(method, url, *args, **kwargs)
+
+    client = make_client()
+    with monkeypatch.context() as patch:
+        patch.setattr(HTTPConnectionPool, "ConnectionCls", Recorder)
+        track(client, 0)
+        assert client.flush()
+    assert recorded == [("POST", "/v1/batch")]
+    other = make_client()
+    track(other, 1)
+    assert other.flush()
+    assert len(recorded) == 1
+    assert collector.serials() == [0, 1]
 
 
 def test_an_endpoint_with_a_path(make_client, collector, forwarder, seen):

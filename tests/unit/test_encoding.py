@@ -3,6 +3,8 @@ from __future__ import annotations
 import enum
 import json
 import math
+import sys
+import traceback
 from collections import OrderedDict, UserDict, deque
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -327,6 +329,19 @@ def test_two_hundred_levels_are_accepted(encoder, maker, frames):
     body = at_depth(frames, lambda: encoder(value))
     assert body.count(b'"leaf"') == 1
     assert body.count(b"{") + body.count(b"[") == 200
+
+
+@pytest.mark.parametrize("maker", ["dict", "list", "tuple"])
+def test_with_orjson_they_are_accepted_however_deep_the_caller_is(maker):
+    value = nested(maker, 200)
+    frames = sys.getrecursionlimit() - len(traceback.extract_stack()) - 50
+    assert at_depth(frames, lambda: encode(value)).count(b'"leaf"') == 1
+
+
+def test_what_is_much_is_not_looked_at_to_its_end():
+    members = {str(number): number for number in range(1000)}
+    assert _encoding._is_plain({"rows": [members] * 90}, keys=False)
+    assert not _encoding._is_plain({"rows": [members] * 110}, keys=False)
 
 
 @EVERY

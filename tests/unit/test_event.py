@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import klime_mp
+from klime_mp import _event
 from klime_mp._encoding import TooLargeError
 from klime_mp._event import MAX_EVENT_BYTES, build, check, to_json
 from klime_mp.exceptions import InvalidEventError
@@ -244,6 +245,13 @@ def test_a_timestamp_means_the_same_moment(moment):
         return
     read = datetime.fromisoformat(written[:-1]).replace(tzinfo=UTC)
     assert timedelta(0) <= moment - read < timedelta(milliseconds=1)
+
+
+def test_now_in_a_process_that_has_not_asked_before(monkeypatch):
+    for now, written in [(0.25, "1970-01-01T00:00:00.250Z"), (-0.5, "1969-12-31T23:59:59.500Z")]:
+        monkeypatch.setattr(_event, "_this_second", _event.NO_SECOND)
+        monkeypatch.setattr(_event.time, "time", lambda now=now: now)
+        assert track()["timestamp"] == written
 
 
 def test_without_a_timestamp_it_is_now():

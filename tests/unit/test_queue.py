@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 from collections import deque
+from functools import partial
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from test_interruption import AtLine
 
 import support.values  # noqa: F401 # hypothesis's profile
 from klime_mp._queue import Batch, Queue
@@ -81,6 +85,26 @@ class Bench:
 @pytest.fixture
 def bench():
     return Bench()
+
+
+def interrupt(_bench):
+    raise SystemExit
+
+
+@pytest.mark.parametrize("bounds", [{"max_events": 2}, {"max_bytes": 5}], ids=str)
+@pytest.mark.parametrize("act", [lambda bench: bench.append(b"nested"), interrupt], ids=["nested", "interrupted"])
+def test_the_bytes_are_those_of_the_events_whatever_strikes_an_eviction(act, bounds):
+    """A signal handler may track, or raise, at any line."""
+    for n in itertools.count():
+        bench = Bench(**bounds)
+        bench.append(b"1", b"22")
+        with contextlib.suppress(SystemExit), (at_line := AtLine(n, partial(act, bench))):
+            bench.append(b"333")
+        assert bench.queue._bytes == sum(map(len, bench.waiting())), f"line {n}"
+        bench.stats()
+        if not at_line.reached:
+            assert n > 10, "the eviction was not traced"
+            break
 
 
 def test_a_batch_is_the_oldest_events_in_order(bench):
