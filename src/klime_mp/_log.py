@@ -31,7 +31,7 @@ class RateLimitedLog:
     def __call__(self, kind: str, level: int, text: str, *, count: int = 1) -> None:
         """Write `text`, which is about `count` events, unless a line of this `kind` was written just before."""
         now = self._monotonic()
-        line = self._kinds.setdefault(kind, _Kind(level))
+        line = self._kinds.get(kind) or self._kinds.setdefault(kind, _Kind(level))
         if now < line.quiet_until:
             line.left_out += count
             return

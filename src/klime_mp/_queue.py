@@ -121,8 +121,8 @@ class Queue:
         entry, size, ledger = (serial, now, body, place), len(body), self._ledger
         ledger.accepted += 1; self._bytes += size; self.waiting.append(entry)  # noqa: E702 # fmt: skip
         if self._bytes <= self._max_bytes and len(self.waiting) + _LARGEST * len(self._taken) <= self._max_events:
-            return ()  # no need to count what is in flight
-        return self._evict() if self._over_the_bounds() else ()
+            return ()  # usual: there is no need to count what is in flight
+        return self._evict()
 
     def _evict(self) -> list[Entry]:
         evicted: list[Entry] = []
