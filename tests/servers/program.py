@@ -206,9 +206,8 @@ def catches(pid, number):
 def _states(pid):
     """The kernel's letters for the states of its threads."""
     states = set()
-    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
-        try:
-            states.add(thread.read_text().rpartition(")")[2].split()[0])
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            pass
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # as above
+                states.add(thread.read_text().rpartition(")")[2].split()[0])
     return states
