@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from klime_mp._clock import NEVER, Latch
 
 if TYPE_CHECKING:
+    from klime_mp._batch import Batch, Entry
     from klime_mp._dispatch import Dispatch
-    from klime_mp._queue import Batch, Entry
     from klime_mp._response import BatchResponse
 
 

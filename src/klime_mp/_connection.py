@@ -7,7 +7,8 @@
   time does not wait for this module, but beside it.)
 * the connecting. A child of `os.fork` gets its parent's socket as well, and where gevent has patched the parent, the
   greenlet that waits for the answer, too. So in a child the socket is cut off.
-* what is the same for every request, and the two parts that a request is sent in: half of a request's time.
+* what is the same for every request is settled once, and a request goes out in one piece: what is left of its time is
+  for the most part the system's, and the parsing of headers.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ class Adapter(HTTPAdapter):
         return self._target
 
     def build_response(self, req: PreparedRequest, resp: BaseHTTPResponse) -> Response:
-        # What we read of it, and mocks of requests do. Cookies and the like take a fifth of a request's time.
+        # What we read of it, and mocks of requests do. Cookies and the like would take a sixth of a request's time.
         response = Response.__new__(Response)
         vars(response).update(_BLANK, status_code=resp.status, headers=resp.headers, raw=resp, request=req, url=req.url)
         return response

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from random import random
 from typing import TYPE_CHECKING, Protocol
 
+from klime_mp._batch import bodies_of, places_of
 from klime_mp._clock import NEVER, Clock, Latch
 from klime_mp._response import parse_response
 from klime_mp._retry import Fate, Patience, RetryPolicy, Verdict
 from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
-    from klime_mp._queue import Batch, Entry
+    from klime_mp._batch import Batch, Entry
     from klime_mp._response import BatchResponse
     from klime_mp._spool import Spool
     from klime_mp._transport import Answer, Transport
@@ -194,7 +195,7 @@ class Delivery:
         if not batch.is_placed():
             return
         kept, gone = self._road.put_off(batch, seconds)
-        for _, _, body, _ in gone:
+        for body in bodies_of(gone):
             self._listener.drop(body, "queue_full")
         if kept:
             self._log("put off", logging.WARNING, f"{len(kept)} events wait in the spool", count=len(kept))
@@ -217,10 +218,10 @@ class Delivery:
         )
         if not settled:
             return
-        self._spool.acknowledge(place for _, _, _, place in settled)
+        self._spool.acknowledge(places_of(settled))
         self._listener.success(response)
         if response.errors:
-            first, bodies = response.errors[0], [body for _, _, body, _ in settled]
+            first, bodies = response.errors[0], bodies_of(settled)
             message = f"the endpoint rejected {len(response.errors)} events of a batch: {first.message or first.code}"
             self._log("rejected", logging.WARNING, message, count=len(response.errors))
             self._listener.error(message, answer.status, [bodies[error.index] for error in response.errors])
@@ -228,9 +229,9 @@ class Delivery:
     def _reject_as_too_large(self, batch: Batch, verdict: Verdict, answer: Answer) -> None:
         settled = self._road.settle(batch, rejected=1)
         if settled:
-            self._spool.acknowledge(place for _, _, _, place in settled)
+            self._spool.acknowledge(places_of(settled))
             self._log("rejected", logging.WARNING, f"{verdict.because}, though it held one event only")
-            self._listener.error(verdict.because, answer.status, [body for _, _, body, _ in settled])
+            self._listener.error(verdict.because, answer.status, bodies_of(settled))
 
     def _give_up(
         self,
@@ -250,8 +251,8 @@ class Delivery:
         """Tell log, spool and callbacks that events were given up."""
         if not entries:
             return
-        bodies = [body for _, _, body, _ in entries]
-        self._spool.acknowledge(place for _, _, _, place in entries)
+        bodies = bodies_of(entries)
+        self._spool.acknowledge(places_of(entries))
         kind = "key refused" if refused_key else "failed"
         self._log(kind, logging.ERROR, f"{because}; {len(bodies)} events are lost", count=len(bodies))
         self._listener.error(because, status, bodies)

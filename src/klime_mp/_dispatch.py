@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from klime_mp._batch import Batch, Entry
 from klime_mp._clock import NEVER, Clock, Latch, atomic
 from klime_mp._fork import getpid
-from klime_mp._queue import Batch, Entry, Queue
+from klime_mp._queue import Queue
 from klime_mp._stats import Ledger, Stats
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from klime_mp._batch import Batch, Entry, is_safe, size_of
 from klime_mp._clock import NEVER
 from klime_mp._config import MAX_BATCH_SIZE
 from klime_mp._stats import Ledger
@@ -25,42 +26,6 @@ if TYPE_CHECKING:
 
 # Events that a batch in flight has at most.
 _LARGEST = MAX_BATCH_SIZE
-
-# An accepted event: its number in this process, when it was accepted (monotonic seconds), its JSON, and where it is in
-# the spool, if it is there. A plain tuple: the garbage collector soon stops looking at those that hold nothing which
-# could hold them, while a queue of named ones costs the caller that it strikes a millisecond.
-Entry: TypeAlias = "tuple[int, float, bytes, Place | None]"
-
-
-class Batch:
-    """Events taken off the queue to be sent together. `entries` is emptied in the step that writes their outcome.
-
-    `alone` marks the event of a sync call: its caller waits for it, so flush and shutdown do not. `is_settled`: the
-    outcome is written; until the batch is finished the spool, and callbacks, may have to be told.
-    """
-
-    __slots__ = ("alone", "entries", "first", "is_settled", "owner")
-
-    def __init__(
-        self, entries: Iterable[Entry] = (), *, first: int = 0, owner: object = None, alone: bool = False
-    ) -> None:
-        self.entries = list(entries)
-        self.first = first
-        self.owner = owner  # who delivers it
-        self.alone = alone
-        self.is_settled = False
-
-    def bodies(self) -> list[bytes]:
-        """The events' JSON, in order."""
-        return [body for _, _, body, _ in self.entries]
-
-    def is_placed(self) -> bool:
-        """Has any of them, or had it, a place in the spool?"""
-        return any(place is not None for _, _, _, place in self.entries)
-
-    def is_kept(self) -> bool:
-        """Are all of them in the spool?"""
-        return bool(self.entries) and all(_is_safe(place) for _, _, _, place in self.entries)
 
 
 class Queue:
@@ -133,7 +98,7 @@ class Queue:
             _, _, body, place = head
             size, dropped = len(body), self._ledger.dropped
             # Should a nested `track` have been here first, each turn of the loop looks anew.
-            if _is_safe(place):
+            if is_safe(place):
                 if self.waiting and self.waiting[0] is head: self.on_disk += 1; self._bytes -= size; self.waiting.popleft(); self._put_off([place])  # noqa: E501, E701, E702 # fmt: skip
             elif self.waiting and self.waiting[0] is head: dropped["queue_full"] += 1; self._bytes -= size; evicted.append(self.waiting.popleft())  # noqa: E501, E701, E702 # fmt: skip
         return evicted
@@ -189,7 +154,7 @@ class Queue:
 
     def settle(self, batch: Batch, *, delivered: int = 0, rejected: int = 0, failed: int = 0) -> list[Entry]:
         """Write the outcome of a batch, once: returns its events, or none when they had their outcome before."""
-        entries, size, ledger = batch.entries, _size_of(batch.entries), self._ledger
+        entries, size, ledger = batch.entries, size_of(batch.entries), self._ledger
         if not entries:
             return entries
         ledger.delivered += delivered; ledger.rejected += rejected; ledger.failed += failed; self._bytes -= size; batch.is_settled = True; batch.entries = []  # noqa: E501, E702 # fmt: skip
@@ -221,7 +186,7 @@ class Queue:
     def adopt(self, other: Queue) -> None:
         """Move what waits in the parent's queue, which nobody else uses in this process, before all that is here."""
         held, ledger = other.waiting, self._ledger
-        count, size = len(held), _size_of(held)
+        count, size = len(held), size_of(held)
         newest_first = islice(iter(held.pop, None), count)
         ledger.adopted += count; self._bytes += size; self.waiting.extendleft(newest_first)  # noqa: E702 # fmt: skip
 
@@ -238,7 +203,7 @@ class Queue:
             (rest if place is None else kept if place.is_safe() else gone).append(entry)
         places = [place for _, _, _, place in kept if place is not None]
         adopted = sum(place.segment.adopted for place in places)
-        own, size = len(kept) - adopted, _size_of(kept + gone)
+        own, size = len(kept) - adopted, size_of(kept + gone)
         dropped, count = self._ledger.dropped, len(gone)
         self.on_disk += own; self.adopted_on_disk += adopted; dropped["queue_full"] += count; self._bytes -= size; batch.entries = rest  # noqa: E501, E702 # fmt: skip
         self._put_off(places)
@@ -251,16 +216,16 @@ class Queue:
         batch = Batch(owner=owner, first=self.last_serial + 1 if adopted else 0)
         self._taken.add(batch)
         entries: list[Entry] = [(0, now, body, place) for body, place in bodies]
-        own, size = len(entries) - adopted, _size_of(entries)
+        own, size = len(entries) - adopted, size_of(entries)
         self.on_disk -= own; self.adopted_on_disk -= adopted; self._bytes += size; batch.entries = entries  # noqa: E702 # fmt: skip
         return batch
 
     def at_stake(self, mark: float) -> bool:
         """Is an event numbered up to `mark` in memory only?"""
-        if any(serial <= mark and not _is_safe(place) for serial, _, _, place in self.waiting.copy()):
+        if any(serial <= mark and not is_safe(place) for serial, _, _, place in self.waiting.copy()):
             return True
         taken = [list(batch.entries) for batch in self.batches() if batch.first <= mark]
-        return any(not _is_safe(place) for entries in taken for _, _, _, place in entries)
+        return any(not is_safe(place) for entries in taken for _, _, _, place in entries)
 
     def unplaced(self) -> list[Entry]:
         """What waits, and is in memory only."""
@@ -281,7 +246,7 @@ class Queue:
     def hand_over(self, serial: int) -> None:
         """Let go of what waits and is numbered up to `serial`: another process has it."""
         ledger, rest = self._ledger, deque(entry for entry in self.waiting.copy() if entry[0] > serial)
-        count, size = len(self.waiting) - len(rest), self._bytes - _size_of(rest)
+        count, size = len(self.waiting) - len(rest), self._bytes - size_of(rest)
         ledger.handed_over += count; self._bytes -= size; self.waiting = rest  # noqa: E702 # fmt: skip
 
     def batches_of(self, owner: object) -> list[Batch]:
@@ -302,16 +267,6 @@ class Queue:
         return len(self.waiting) + self._in_flight() > self._max_events or self._bytes > self._max_bytes
 
 
-def _size_of(entries: Iterable[Entry]) -> int:
-    """Bytes of JSON."""
-    return sum(len(body) for _, _, body, _ in entries)
-
-
 def _first_of(entries: Sequence[Entry] | deque[Entry]) -> int:
     """The number of the oldest."""
     return entries[0][0] if entries else 0
-
-
-def _is_safe(place: Place | None) -> bool:
-    """Is the event in the spool as well?"""
-    return place is not None and place.is_safe()

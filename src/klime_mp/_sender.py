@@ -19,9 +19,9 @@ from klime_mp._dispatch import LINGER, START_AGAIN, Accepted, Backlog, Dispatch,
 from klime_mp._signals import raised_by_signal
 
 if TYPE_CHECKING:
+    from klime_mp._batch import Batch
     from klime_mp._callbacks import Callbacks
     from klime_mp._log import RateLimitedLog
-    from klime_mp._queue import Batch
     from klime_mp._spool import Place, Spool
     from klime_mp._transport import Transport
 

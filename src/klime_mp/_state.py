@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from klime_mp import _exit, _host
 from klime_mp._alone import AloneRoad, Outcome
 from klime_mp._aside import Aside
+from klime_mp._batch import Batch, bodies_of
 from klime_mp._callbacks import Callbacks
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import Delivery
@@ -23,7 +24,7 @@ from klime_mp._fork import getpid
 from klime_mp._hold import Claim, Hold
 from klime_mp._log import RateLimitedLog
 from klime_mp._message_ids import message_ids
-from klime_mp._queue import Batch, Queue
+from klime_mp._queue import Queue
 from klime_mp._response import BatchResponse
 from klime_mp._retry import RetryPolicy
 from klime_mp._segment import leave_inherited_files
@@ -261,7 +262,7 @@ class ProcessState:
             self._log(answer.reason, level, f"{kind} was dropped: the client is {_STATES[answer.reason]}")
             self._callbacks.drop(body, answer.reason)
             return False
-        dropped = [each for _, _, each, _ in answer.evicted]
+        dropped = bodies_of(answer.evicted)
         self._say_dropped(dropped, len(dropped), "queue")
         return not any(each is body for each in dropped)
 

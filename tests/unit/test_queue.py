@@ -13,15 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from test_interruption import AtLine
 
 import support.values  # noqa: F401 # hypothesis's profile
-from klime_mp._queue import Batch, Queue
+from klime_mp._batch import Batch, bodies_of
+from klime_mp._queue import Queue
 from klime_mp._stats import Ledger
 from support.ledger import assert_balanced
 
 NOW = 1000.0
-
-
-def bodies_of(entries):
-    return [body for _, _, body, _ in entries]
 
 
 def test_what_is_adopted_comes_before_everything_for_every_flush():
