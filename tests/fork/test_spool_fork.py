@@ -104,7 +104,6 @@ def test_killed_between_the_answer_and_the_acknowledgement(collector, tmp_path):
         pid = os.fork()
         if not pid:
             client = klime_mp.Client(flush_interval=60_000, max_batch_size=10)
-            track(client, *range(35))
             spool, done = client._here()._spool, []
             acknowledge = spool.acknowledge
             def kill_the_second(places):
@@ -113,6 +112,7 @@ def test_killed_between_the_answer_and_the_acknowledgement(collector, tmp_path):
                     os.kill(os.getpid(), signal.SIGKILL)
                 acknowledge(places)
             spool.acknowledge = kill_the_second
+            track(client, *range(35))  # now: the sender begins with the tenth
             client.flush()
             os._exit(0)
         assert join(pid) == -signal.SIGKILL

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gunicorn_process import Gunicorn
-from program import APPS, exists
+from program import APPS, exists, sleeps
 
 from scenarios import NEVER, scenario
 
@@ -121,6 +121,7 @@ def quit_at_once(kind, preload, folder, inbox):
     with Server(folder, inbox, kind, *options, preload=preload, klime=klime) as server:
         assert server.load(45) == 45, server.log()
         server.settle()
+        server.wait_until(lambda: all(map(sleeps, server.living())), "the workers at rest")
         seconds = server.stop(signal.SIGQUIT)
     assert ("was sent SIGKILL" in server.log()) is not kind.quits, server.log()
     server.assert_each_loaded_once()
