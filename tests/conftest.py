@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from support.collector import Certificate, CollectorProcess, Inbox
+
+# A shell has what it starts with `&` ignore Ctrl-C, and so do that one's children: here are tests of Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,99 +2,29 @@
 
 The step is what makes the sender's life simple to reason about: "accept an event" and "stop for want of work" are two
 steps of which one comes first, so no event is left behind by a thread that has just gone. Steps return what to do next
-(start a thread, sleep, deliver a batch); doing it happens outside, in `_sender`.
+(start a thread, sleep, deliver a batch; `_steps` has the words for it); doing it happens outside, in `_sender`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from threading import get_ident
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from klime_mp._batch import Batch, Entry
 from klime_mp._clock import NEVER, Clock, Latch, atomic
 from klime_mp._fork import getpid
 from klime_mp._queue import Queue
 from klime_mp._stats import Ledger, Stats
+from klime_mp._steps import TAKEN, Accepted, Asked, Backlog, Opens, Refused, Shift, Sleep
 
 if TYPE_CHECKING:
     from klime_mp._segment import Segment
     from klime_mp._spool import Place, Whose
 
 LINGER = 0.5  # seconds an idle thread stays for the next event
-START_PATIENCE = 0.5  # seconds after which a thread that was to start, and did not, is given up
 START_AGAIN = 1.0  # seconds until the next attempt after the system refused a thread
 MAX_BATCH_BODY = 10 * 1024 * 1024 - len('{"batch":[]}')
-
-
-class Opens(Protocol):
-    """What a flush waits for."""
-
-    def open(self) -> None:
-        """Let it look again; any thread may call this."""
-
-
-class Shift:
-    """One run of the sending loop: by its own thread, or in a caller's (`here`, its ident) until `limit`."""
-
-    __slots__ = ("began", "busy_at", "expected_by", "here", "in_vain", "limit", "over_at")
-
-    def __init__(self, now: float, *, here: int = 0, limit: float = NEVER, in_vain: int = 0) -> None:
-        self.in_vain = in_vain
-        self.busy_at = now
-        self.expected_by = now + START_PATIENCE
-        self.here = here
-        self.limit = limit
-        self.began = False
-        # Who was to work it has not come by then, or not come back: an exception struck at the wrong moment.
-        self.over_at = min(self.expected_by, limit)
-
-    def begin(self) -> None:
-        """Whoever works it is there."""
-        self.began = True
-        self.over_at = self.limit
-
-
-@dataclass(frozen=True)
-class Sleep:
-    """Wait for the latch, until `until` at the latest."""
-
-    latch: Latch
-    until: float
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """Fetch so many events, and so many bytes, of those that wait in the spool, and `load` them."""
-
-    max_events: int
-    max_bytes: int
-
-
-class Accepted(NamedTuple):
-    """An event is in. These were dropped for it, oldest first; it may be one of them itself."""
-
-    evicted: Sequence[Entry]
-
-
-TAKEN = Accepted(())  # and nothing had to go
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An event was dropped at the door, for this reason."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A flush was asked for: is everything `done`; else begin `shift` if there is one, and look again at `again_at`."""
-
-    done: bool
-    shift: Shift | None = None
-    again_at: float = NEVER
 
 
 class Dispatch:

@@ -16,9 +16,10 @@ from klime_mp import _host
 from klime_mp._descriptor import Descriptor
 
 if TYPE_CHECKING:
-    from klime_mp._dispatch import Accepted, Dispatch, Refused
+    from klime_mp._dispatch import Dispatch
     from klime_mp._sender import Sender
     from klime_mp._spool import Place, Spool
+    from klime_mp._steps import Accepted, Refused
 
 # What each client that was built in a loading process does in a worker. Inherited, and strong: a client that was
 # dropped while the program was loading may have events all the same.

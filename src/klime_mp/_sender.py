@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from klime_mp import _exit
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
-from klime_mp._dispatch import LINGER, START_AGAIN, Accepted, Backlog, Dispatch, Refused, Shift, Sleep
+from klime_mp._dispatch import LINGER, START_AGAIN, Dispatch
 from klime_mp._signals import raised_by_signal
+from klime_mp._steps import Accepted, Backlog, Refused, Shift, Sleep
 
 if TYPE_CHECKING:
     from klime_mp._batch import Batch

@@ -10,15 +10,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from klime_mp import _exit, _host
-from klime_mp._alone import AloneRoad, Outcome
-from klime_mp._aside import Aside
-from klime_mp._batch import Batch, bodies_of
+from klime_mp._batch import bodies_of
 from klime_mp._callbacks import Callbacks
 from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import Delivery
 from klime_mp._disk_spool import DiskSpool
-from klime_mp._dispatch import TAKEN, Accepted, Dispatch, Refused, Shift
-from klime_mp._encoding import TooLargeError, UnencodableError, decode, encode
+from klime_mp._dispatch import Dispatch
+from klime_mp._encoding import TooLargeError, UnencodableError, encode
 from klime_mp._event import MAX_EVENT_BYTES, build, check, to_json, unwritable
 from klime_mp._fork import getpid
 from klime_mp._hold import Claim, Hold
@@ -32,17 +30,16 @@ from klime_mp._sender import Sender
 from klime_mp._signals import raised_by_signal
 from klime_mp._spool import NoSpool, Spool
 from klime_mp._stats import Ledger, Stats
+from klime_mp._steps import TAKEN, Accepted, Refused, Shift
+from klime_mp._sync import SyncCalls
 from klime_mp._transport import Transport
-from klime_mp.exceptions import InvalidEventError, SendError
+from klime_mp.exceptions import InvalidEventError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from klime_mp._config import Config
     from klime_mp._spool import Place, Whose
-
-# How much longer than its deadline a sync call waits for the thread that knows why there was no answer.
-_GRACE = 0.05
 
 
 class ProcessState:
@@ -60,7 +57,7 @@ class ProcessState:
         self._log = RateLimitedLog(config.logger, clock.monotonic, config.redact)
         self._callbacks = Callbacks(config, self._log)
         self._filters = self._callbacks.filters
-        self._policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
+        policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
         self._draw_id = message_ids()
         self._refusal = None if config.enabled else "disabled"
         self._spool: Spool = NoSpool()
@@ -84,7 +81,7 @@ class ProcessState:
         )
         self._sender = Sender(
             self._dispatch,
-            Delivery(self._policy, self._dispatch, self._callbacks, self._spool, self._log, clock),
+            Delivery(policy, self._dispatch, self._callbacks, self._spool, self._log, clock),
             self._transport,
             self._callbacks,
             self._log,
@@ -92,6 +89,7 @@ class ProcessState:
             self._spool,
             config.shutdown_timeout / 1000.0 if config.flush_on_shutdown else None,
         )
+        self._sync = SyncCalls(config, policy, self._dispatch, self._transport, clock)
         self._road: Sender | Hold = self._sender
         # The sender's own is asked when this says that a shift has to begin first.
         self._accept: Callable[[bytes, Place | None], Accepted | Refused | Shift] = self._dispatch.accept
@@ -176,7 +174,7 @@ class ProcessState:
             if drop.error is None:
                 return BatchResponse(drop.reason, 0, 0)
             raise drop.error from None
-        return self._send_alone(body, timeout)
+        return self._sync.send(body, timeout)
 
     def flush(self, timeout_ms: float | None) -> bool:
         """See `Client.flush`."""
@@ -297,47 +295,6 @@ class ProcessState:
         self._callbacks.drop(drop.body, drop.reason)
         if self._config.strict and drop.error is not None:
             raise drop.error from None
-
-    def _send_alone(self, body: bytes, timeout_ms: float) -> BatchResponse:
-        deadline = self._clock.deadline(timeout_ms)
-        outcome = Outcome()
-        batch = Batch(alone=True)  # made here, so that wherever an exception strikes the event gets its outcome
-        try:
-            refused = self._dispatch.accept_alone(batch, body)
-            if refused is None:
-                self._deliver_alone(batch, outcome, deadline)
-        finally:
-            self._dispatch.settle(batch, failed=1)  # a late answer changes nothing
-            self._dispatch.finish(batch)
-        if refused is not None and refused.reason == "disabled":
-            return BatchResponse("disabled", 0, 0)
-        if outcome.response is not None:
-            return outcome.response
-        because = "the client is shut down" if refused is not None else outcome.because or "no answer in time"
-        raise SendError(self._config.redact(because), status_code=outcome.status, events=[decode(body)])
-
-    def _deliver_alone(self, batch: Batch, outcome: Outcome, deadline: float) -> None:
-        """Deliver in a thread beside this one, so that nothing can keep the caller beyond the deadline."""
-        delivery = Delivery(
-            self._policy, AloneRoad(self._dispatch, deadline), outcome, NoSpool(), outcome.log, self._clock
-        )
-
-        def send() -> None:
-            transport = self._transport()
-            try:
-                delivery.deliver(batch, transport, deadline)
-            finally:
-                transport.close()
-
-        if self._dispatch.in_step() or self._dispatch.holding or _exit.no_more_threads():
-            # In a signal handler that struck inside a step, no other thread could make one; and a process that only
-            # loads shall have none.
-            send()
-            return
-        aside = Aside(send)
-        in_time = aside.wait(deadline + _GRACE - self._clock.monotonic())
-        if not in_time and not self._dispatch.settle(batch, failed=1):
-            aside.wait(_GRACE * 10)  # the outcome was being written just now: let it be told, too
 
     def _transport(self) -> Transport:
         return Transport(self._config, self._clock)
