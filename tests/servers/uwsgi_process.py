@@ -12,6 +12,8 @@ from signal import SIGTERM, SIGUSR2
 
 from program import APPS, POLL_SECONDS, WAIT_SECONDS, WebServer, catches, exists, sleeps
 
+_SPAWNED = r"spawned uWSGI worker (\d+) \(.*?pid: (\d+)"
+
 
 class Uwsgi(WebServer):
     """uWSGI with two workers, serving `counting.py` or another file of `apps/`.
@@ -47,18 +49,21 @@ class Uwsgi(WebServer):
 
     def spawned(self):
         """The pid of every worker there has been, in order."""
-        return [int(pid) for pid in re.findall(r"spawned uWSGI worker \d+ \(.*?pid: (\d+)", self.log())]
+        return [int(pid) for _, pid in re.findall(_SPAWNED, self.log())]
 
     def settle(self):
-        """Waits until every worker can be stopped: is there, and in no request.
+        """Waits until every worker can be stopped: is there (also one that has to be spawned anew), and in no request.
 
         A worker that is new has its master's signal handlers at first, and forgets a HUP or a TERM that comes too
         early; the one for USR2 is the last of its own. Stopped in the middle of a request it runs no exit handlers, and
         the client may have the whole answer before the worker is through with that.
         """
-        self.wait_until(
-            lambda: all(sleeps(pid) and catches(pid, SIGUSR2) for pid in self.spawned() if exists(pid)), "idle"
-        )
+
+        def idle():
+            latest = dict(re.findall(_SPAWNED, self.log())).values()
+            return all(exists(pid) and sleeps(pid) and catches(pid, SIGUSR2) for pid in map(int, latest))
+
+        self.wait_until(idle, "idle")
 
     def stop(self, number=SIGTERM, statuses=(0,)):
         self.settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from threading import Thread
 from typing import Any
 
 from klime_mp import _sender
@@ -46,9 +47,11 @@ class ListedRoad(ProcessState):
 
 def stepped_road(schedule: Schedule, monkeypatch: Any, **options: Any) -> ListedRoad:
     """A road whose threads are under `schedule`."""
-    monkeypatch.setattr(_sender, "Thread", schedule.thread)
+    if _sender.Thread is Thread:
+        monkeypatch.setattr(_sender, "Thread", schedule.thread)
+    _sender.Thread = schedule.thread  # monkeypatch would keep each schedule that there was
     road = ListedRoad(clock=schedule.clock(), **options)
     # A delivery's own steps (a request counted, an outcome written) decide nothing about who starts or stops.
     delivery = road._sender._delivery
-    monkeypatch.setattr(delivery, "deliver", schedule.in_one_step(delivery.deliver))
+    delivery.deliver = schedule.in_one_step(delivery.deliver)
     return road

@@ -35,36 +35,21 @@ class Schedule:
         self._jumps_left = time_jumps
         self._preemptions_left = preemptions
         self._threads: list[_Stepped] = []
-        self._running = 0
-        self._changed = threading.Condition()
+        self._running = 1  # whoever makes the threads, until `run` waits for them
+        self._counting = threading.Lock()
+        self._latest: _Stepped | None = None
+        self._error: AssertionError | None = None
+        self._over = _gate()
 
     def run(self, *tasks: Callable[[], object]) -> None:
         """Run the tasks, and all threads they start, to their ends. What a task raises is raised here."""
         threads = [self.thread(target=task) for task in tasks]
         for thread in threads:
             thread.start()
-        current = None
-        while True:
-            with self._changed:
-                assert self._changed.wait_for(lambda: not self._running, 20), "a thread did not reach its next step"
-            alive = [thread for thread in self._threads if thread.stopped_at is not None]
-            if not alive:
-                break
-            able = [thread for thread in alive if thread.stopped_at.able()]
-            able.sort(key=lambda thread: thread is not current)
-            if current in able and not self._preemptions_left:
-                able = [current]
-            late = [t for t in alive if t not in able and t.stopped_at.until - self.now < MINUTES]
-            if not able or (self._jumps_left and (current not in able or self._preemptions_left)):
-                able += late
-            assert able, f"deadlock after {self.taken}"
-            chosen = able[self._choose(len(able))]
-            self._preemptions_left -= current in able and chosen is not current
-            current = chosen
-            if chosen in late:
-                self._jumps_left -= len(able) > 1
-                self.now = max(self.now, chosen.stopped_at.until)
-            self._resume(chosen)
+        self._stop_running()
+        assert self._over.acquire(timeout=60), "a thread did not reach its next step"
+        if self._error is not None:
+            raise self._error
         for thread in self._threads:
             thread.join(5)
             if thread.error is not None:
@@ -97,18 +82,60 @@ class Schedule:
         if not isinstance(thread, _Stepped) or not thread.stops:
             return  # the test itself, before or after the run; or see above
         thread.stopped_at = point
-        self._add_running(-1)
-        thread.go.acquire()
-        thread.stopped_at = None
+        if self._stop_running() is not thread:
+            thread.go.acquire()
 
-    def _resume(self, thread: _Stepped) -> None:
-        self._add_running(1)
-        thread.go.release()
+    def begin(self) -> None:
+        """One more thread runs, and will come to a stop."""
+        with self._counting:
+            self._running += 1
 
-    def _add_running(self, number: int) -> None:
-        with self._changed:
-            self._running += number
-            self._changed.notify_all()
+    def end(self) -> None:
+        """The calling thread has ended."""
+        self._stop_running()
+
+    def _stop_running(self) -> _Stepped | None:
+        """The caller has stopped. Whoever is the last to stop lets the next one go, and returns it.
+
+        It may be the caller itself: so a thread that goes on costs no switch to another and back.
+        """
+        with self._counting:
+            self._running -= 1
+            if self._running:
+                return None
+        try:
+            chosen = self._next()
+        except AssertionError as error:
+            self._error, chosen = error, None
+        if chosen is None:
+            self._over.release()
+            return None
+        chosen.stopped_at = None
+        self.begin()
+        if chosen is not threading.current_thread():
+            chosen.go.release()
+        return chosen
+
+    def _next(self) -> _Stepped | None:
+        """Who goes on; None when all have ended."""
+        current, alive = self._latest, [thread for thread in self._threads if thread.stopped_at is not None]
+        if not alive:
+            return None
+        able = [thread for thread in alive if thread.stopped_at.able()]
+        able.sort(key=lambda thread: thread is not current)
+        if current in able and not self._preemptions_left:
+            able = [current]
+        late = [t for t in alive if t not in able and t.stopped_at.until - self.now < MINUTES]
+        if not able or (self._jumps_left and (current not in able or self._preemptions_left)):
+            able += late
+        assert able, f"deadlock after {self.taken}"
+        chosen = able[self._choose(len(able))]
+        self._preemptions_left -= current in able and chosen is not current
+        self._latest = chosen
+        if chosen in late:
+            self._jumps_left -= len(able) > 1
+            self.now = max(self.now, chosen.stopped_at.until)
+        return chosen
 
     def _choose(self, options: int) -> int:
         choice = self._choices[len(self.taken)] if len(self.taken) < len(self._choices) else 0
@@ -142,7 +169,7 @@ class _Point:
 class _Stepped(threading.Thread):
     def __init__(self, schedule: Schedule, target: Callable[..., object], args: tuple[Any, ...]) -> None:
         super().__init__(daemon=True)
-        self.go = threading.Semaphore(0)
+        self.go = _gate()
         self.stopped_at: _Point | None = None
         self.stops = True
         self.error: BaseException | None = None
@@ -152,7 +179,7 @@ class _Stepped(threading.Thread):
 
     def start(self) -> None:
         self._schedule._threads.append(self)
-        self._schedule._add_running(1)
+        self._schedule.begin()
         super().start()
 
     def run(self) -> None:
@@ -162,7 +189,14 @@ class _Stepped(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - raised again by Schedule.run
             self.error = error
         finally:
-            self._schedule._add_running(-1)
+            self._schedule.end()
+
+
+def _gate() -> threading.Lock:
+    """A closed one: `acquire` waits until somebody calls `release`."""
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
 
 
 class _Lock:

@@ -20,7 +20,7 @@ from test_interruption import AtLine, assert_lock_is_free, interrupt
 
 import klime_mp
 import support.values  # noqa: F401 # hypothesis's profile
-from klime_mp import _disk_spool, _dispatch, _hold, _host, _sender, _spool_folder
+from klime_mp import _disk_spool, _hold, _host, _sender, _spool_folder, _steps
 from klime_mp._clock import Clock
 from klime_mp._config import Config
 from klime_mp._disk_spool import DiskSpool
@@ -648,7 +648,7 @@ CASES = {
 @pytest.mark.parametrize("threads", [True, False], ids=["", "no threads"])
 @pytest.mark.parametrize(("options", "before", "what"), CASES.values(), ids=CASES)
 def test_system_exit_at_each_line(collector, tmp_path, monkeypatch, options, before, what, threads):
-    monkeypatch.setattr(_dispatch, "START_PATIENCE", 0.02)
+    monkeypatch.setattr(_steps, "START_PATIENCE", 0.02)
     if not threads:
         monkeypatch.setattr(_sender, "Thread", NoThread)
     step = 2 if threads else 9

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 import klime_mp
-from klime_mp import _dispatch, _sender
+from klime_mp import _sender, _steps
 from support.ledger import assert_balanced
 from support.program import run_program
 
@@ -120,7 +120,7 @@ class NoThread:
 @pytest.mark.parametrize(("options", "prepare", "what"), CALLS.values(), ids=CALLS)
 def test_system_exit_at_each_line(collector, monkeypatch, options, prepare, what, threads):
     """Without threads (exit handlers on Python 3.12+) the interrupted thread does the sending itself."""
-    monkeypatch.setattr(_dispatch, "START_PATIENCE", 0.02)  # what an interrupted start costs, at every second line
+    monkeypatch.setattr(_steps, "START_PATIENCE", 0.02)  # what an interrupted start costs, at every second line
     if not threads:
         monkeypatch.setattr(_sender, "Thread", NoThread)
     n = 0
