@@ -12,8 +12,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
 ARGS ?=
-# One more than there are processors: the tests of the servers wait more than they work.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
+# Two more than there are processors: the tests of the servers wait more than they work.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 + (os.cpu_count() or 1))')
 N ?= 1
 JOBS ?= 2
 
@@ -29,11 +29,11 @@ demo: $(VENV)/.installed-demo  ## a shop under gunicorn, reloaded, recycled, sto
 
 .PHONY: test
 test: $(VENV)/.installed-test  ## the whole suite, in parallel
-	@$(PY) -m pytest -n $(WORKERS) $(ARGS) $(TESTS)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS) $(TESTS)
 
 .PHONY: core
 core: $(VENV)/.installed-core  ## the tests that need no server, in parallel
-	@$(PY) -m pytest -n auto $(ARGS) tests/unit tests/fork tests/faults
+	@$(PY) -m pytest -n auto --dist worksteal $(ARGS) tests/unit tests/fork tests/faults
 
 .PHONY: matrix
 matrix: $(VENV)/.installed-test  ## every way a server lives and ends, N times each; writes docs/matrix.md
