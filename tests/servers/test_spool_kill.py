@@ -150,11 +150,18 @@ def assert_nothing_lost(program, inbox, moments, kills, at_once=1, batch=BATCH):
 
 @pytest.mark.parametrize(
     ("kind", "config"),
-    [("sync", "announcing_hooks.py"), ("sync", "announcing.py"), ("gthread", "announcing.py")],
-    ids=["sync, our hooks", "sync", "gthread"],
+    [
+        ("sync", "announcing_hooks.py"),
+        ("sync", "announcing.py"),
+        ("gthread", "announcing.py"),
+        ("gevent", "announcing.py"),
+    ],
+    ids=["sync, our hooks", "sync", "gthread", "gevent"],
 )
 def test_gunicorn(kind, config, collector, tmp_path, moments):
     pytest.importorskip("gunicorn")
+    if kind == "gevent":
+        pytest.importorskip("gevent")
     from scenarios.gunicorn import KINDS, Server  # noqa: PLC0415 # loads gunicorn
 
     chosen = next(each for each in KINDS if each.name == kind)
