@@ -16,7 +16,7 @@ from klime_mp._clock import NEVER, Clock, Latch, atomic
 from klime_mp._fork import getpid
 from klime_mp._queue import Queue
 from klime_mp._stats import Ledger, Stats
-from klime_mp._steps import TAKEN, Accepted, Asked, Backlog, Opens, Refused, Shift, Sleep
+from klime_mp._steps import Asked, Backlog, Evicted, Opens, Refused, Shift, Sleep
 
 if TYPE_CHECKING:
     from klime_mp._segment import Segment
@@ -113,11 +113,11 @@ class Dispatch:
 
     # --- events
 
-    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused | Shift:
+    def accept(self, body: bytes, place: Place | None = None) -> Evicted | Refused | Shift:
         """Take an event in; or a shift that has to be begun first, then ask again."""
         with self._lock: return self._accept(body, place)  # noqa: E701 # fmt: skip # `atomic`, without its detour
 
-    def _accept(self, body: bytes, place: Place | None) -> Accepted | Refused | Shift:
+    def _accept(self, body: bytes, place: Place | None) -> Evicted | Refused | Shift:
         if self.refusal is not None:
             self._ledger.dropped[self.refusal] += 1
             return Refused(self.refusal)
@@ -134,11 +134,9 @@ class Dispatch:
             len(queue.waiting) >= self._max_batch_size or now + self._flush_interval < asleep.until or self._closers
         ):
             self._wake()
-        if not evicted:
-            return TAKEN
-        if self._waiters:
+        if evicted and self._waiters:
             self._let_flushes_go()
-        return Accepted(evicted)
+        return evicted
 
     @atomic
     def accept_alone(self, batch: Batch, body: bytes) -> Refused | None:

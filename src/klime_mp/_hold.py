@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from klime_mp._dispatch import Dispatch
     from klime_mp._sender import Sender
     from klime_mp._spool import Place, Spool
-    from klime_mp._steps import Accepted, Refused
+    from klime_mp._steps import Evicted, Refused
 
 # What each client that was built in a loading process does in a worker. Inherited, and strong: a client that was
 # dropped while the program was loading may have events all the same.
@@ -106,7 +106,7 @@ class Hold:
             self._spool.acknowledge(self._dispatch.place(kept))  # those that another thread has sent meanwhile
         self._dispatch.release(self.claim.take)
 
-    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
+    def accept(self, body: bytes, place: Place | None = None) -> Evicted | Refused:
         """Take an event in."""
         if not self.holds() and place is None and self._dispatch.refusal is None:
             place = self._spool.append(body)  # it may have been this very event that began the spool

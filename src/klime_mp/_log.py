@@ -28,8 +28,11 @@ class RateLimitedLog:
         self._redact = redact
         self._kinds: dict[str, _Kind] = {}
 
-    def __call__(self, kind: str, level: int, text: str, *, count: int = 1) -> None:
-        """Write `text`, which is about `count` events, unless a line of this `kind` was written just before."""
+    def __call__(self, kind: str, level: int, text: str, *args: object, count: int = 1) -> None:
+        """Write `text`, which is about `count` events, unless a line of this `kind` was written just before.
+
+        With `args`, what is written is `text % args`: for who logs at each event, as most are left out.
+        """
         now = self._monotonic()
         line = self._kinds.get(kind) or self._kinds.setdefault(kind, _Kind(level))
         if now < line.quiet_until:
@@ -37,7 +40,8 @@ class RateLimitedLog:
             return
         # Set before writing: a logging handler may track an event, and that one may fail in the same way.
         line.quiet_until, left_out, line.left_out = now + QUIET_SECONDS, line.left_out, 0
-        self._write(level, text + (f" (and {left_out} more before that)" if left_out else ""))
+        written = text % args if args else text
+        self._write(level, written + (f" (and {left_out} more before that)" if left_out else ""))
 
     def summarise(self) -> None:
         """Write down what was left out so far; for the end of a process."""

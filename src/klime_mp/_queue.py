@@ -91,7 +91,8 @@ class Queue:
 
     def _evict(self) -> list[Entry]:
         evicted: list[Entry] = []
-        while self._over_the_bounds():
+        room = self._max_events - self._in_flight()
+        while len(self.waiting) > room or self._bytes > self._max_bytes:
             head = self.waiting[0] if self.waiting else None
             if head is None:
                 break
@@ -262,9 +263,6 @@ class Queue:
         for batch in list(self._taken):
             count += len(batch.entries)
         return count
-
-    def _over_the_bounds(self) -> bool:
-        return len(self.waiting) + self._in_flight() > self._max_events or self._bytes > self._max_bytes
 
 
 def _first_of(entries: Sequence[Entry] | deque[Entry]) -> int:

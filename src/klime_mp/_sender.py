@@ -17,7 +17,7 @@ from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
 from klime_mp._dispatch import LINGER, START_AGAIN, Dispatch
 from klime_mp._signals import raised_by_signal
-from klime_mp._steps import Accepted, Backlog, Refused, Shift, Sleep
+from klime_mp._steps import Backlog, Evicted, Refused, Shift, Sleep
 
 if TYPE_CHECKING:
     from klime_mp._batch import Batch
@@ -67,7 +67,7 @@ class Sender:
         self._look_at = -NEVER
         self._has_adopted = False
 
-    def accept(self, body: bytes, place: Place | None = None) -> Accepted | Refused:
+    def accept(self, body: bytes, place: Place | None = None) -> Evicted | Refused:
         """Take an event in, with a thread there to send it (or none to be had)."""
         while isinstance(step := self._dispatch.accept(body, place), Shift):
             self.begin(step)

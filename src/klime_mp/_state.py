@@ -30,7 +30,7 @@ from klime_mp._sender import Sender
 from klime_mp._signals import raised_by_signal
 from klime_mp._spool import NoSpool, Spool
 from klime_mp._stats import Ledger, Stats
-from klime_mp._steps import TAKEN, Accepted, Refused, Shift
+from klime_mp._steps import Evicted, Refused, Shift
 from klime_mp._sync import SyncCalls
 from klime_mp._transport import Transport
 from klime_mp.exceptions import InvalidEventError
@@ -92,7 +92,7 @@ class ProcessState:
         self._sync = SyncCalls(config, policy, self._dispatch, self._transport, clock)
         self._road: Sender | Hold = self._sender
         # The sender's own is asked when this says that a shift has to begin first.
-        self._accept: Callable[[bytes, Place | None], Accepted | Refused | Shift] = self._dispatch.accept
+        self._accept: Callable[[bytes, Place | None], Evicted | Refused | Shift] = self._dispatch.accept
         if only_loads:
             self._road = Hold(self._sender, self._dispatch, self._spool)
             self._accept = self._road.accept
@@ -150,7 +150,7 @@ class ProcessState:
         try:
             place = self._spool.append(body) if self._dispatch.refusal is None else None
             answer = self._accept(body, place)
-            if answer is not TAKEN and not self._is_in(kind, answer, body, place):
+            if answer and not self._is_in(kind, answer, body, place):
                 return None
             if _exit.over_somewhere and _exit.handlers_are_over() and self._road.exit_timeout is not None:
                 # Nobody comes after us who would wait for this event.
@@ -247,22 +247,21 @@ class ProcessState:
         changed = check(returned)
         return changed, to_json(changed)
 
-    def _is_in(self, kind: str, answer: Accepted | Refused | Shift, body: bytes, place: Place | None) -> bool:
+    def _is_in(self, kind: str, answer: Evicted | Refused | Shift, body: bytes, place: Place | None) -> bool:
         """Is the event in? Has a shift begun if need be, and tells log and callbacks what was dropped."""
         if isinstance(answer, Shift):
             self._sender.begin(answer)
             answer = self._sender.accept(body, place)
-        if answer is TAKEN:
-            return True
         if isinstance(answer, Refused):
             self._spool.acknowledge([place])
             level = logging.WARNING if answer.reason == "shutdown" else logging.DEBUG
             self._log(answer.reason, level, f"{kind} was dropped: the client is {_STATES[answer.reason]}")
             self._callbacks.drop(body, answer.reason)
             return False
-        dropped = bodies_of(answer.evicted)
-        self._say_dropped(dropped, len(dropped), "queue")
-        return not any(each is body for each in dropped)
+        dropped = bodies_of(answer)
+        if dropped:
+            self._say_dropped(dropped, len(dropped), "queue")
+        return body not in dropped or all(each is not body for each in dropped)
 
     def _drain(self, seconds: float, refusal: str | None = None) -> bool:
         return self._road.drain(self._clock.deadline(seconds * 1000.0), refusal)
@@ -282,11 +281,11 @@ class ProcessState:
         self._say_dropped(bodies, count, "spool")
 
     def _say_dropped(self, bodies: list[bytes], count: int, what: str) -> None:
-        self._log(
-            "queue_full", logging.WARNING, f"the {what} is full: {count} of the oldest events dropped", count=count
-        )
-        for body in bodies:
-            self._callbacks.drop(body, "queue_full")
+        text = "the %s is full: %d of the oldest events dropped"
+        self._log("queue_full", logging.WARNING, text, what, count, count=count)
+        if self._callbacks.hears_of_drops:
+            for body in bodies:
+                self._callbacks.drop(body, "queue_full")
 
     def _refuse(self, kind: str, drop: _Dropped) -> None:
         self._dispatch.drop(drop.reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from klime_mp._clock import NEVER, Latch
 
@@ -58,13 +58,8 @@ class Backlog:
     max_bytes: int
 
 
-class Accepted(NamedTuple):
-    """An event is in. These were dropped for it, oldest first; it may be one of them itself."""
-
-    evicted: Sequence[Entry]
-
-
-TAKEN = Accepted(())  # and nothing had to go
+# An event is in. What was dropped for it, oldest first: usually nothing; it may be among them itself.
+Evicted: TypeAlias = "Sequence[Entry]"
 
 
 @dataclass(frozen=True)

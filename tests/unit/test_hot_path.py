@@ -5,6 +5,7 @@ The same on every machine and under every load. The limits have a third to spare
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import Counter
@@ -22,18 +23,33 @@ MOST_CALLS = 20
 
 
 @pytest.fixture
-def track(collector):
-    """`client.track`, warm: the sender is asleep, its thread is there, and no batch is due."""
-    with klime_mp.Client(
-        collector.write_key, endpoint=collector.endpoint, flush_interval=600_000, max_batch_size=100
-    ) as client:
+def tracking(collector):
+    """A `client.track`, warm: the sender is asleep, its thread is there, and no batch is due."""
+    with contextlib.ExitStack() as clients:
 
-        def call():
-            assert client.track("Report Exported", PROPERTIES, "user_123", "org_456")
+        def make(**options):
+            client = clients.enter_context(
+                klime_mp.Client(
+                    collector.write_key,
+                    endpoint=collector.endpoint,
+                    flush_interval=600_000,
+                    **{"max_batch_size": 100, **options},
+                )
+            )
 
-        for _ in range(10):
-            call()
-        yield call
+            def call():
+                assert client.track("Report Exported", PROPERTIES, "user_123", "org_456")
+
+            for _ in range(10):
+                call()
+            return call
+
+        yield make
+
+
+@pytest.fixture
+def track(tracking):
+    return tracking()
 
 
 def instructions(call):
@@ -79,6 +95,11 @@ def c_calls(call):
 def test_a_call_is_short(track):
     assert instructions(track) <= MOST_INSTRUCTIONS
     assert c_calls(track).total() <= MOST_CALLS
+
+
+def test_a_full_queue_costs_less_than_a_call(tracking):
+    """As when the endpoint is down: each event that comes makes the oldest one go."""
+    assert instructions(tracking(max_queue_size=5)) <= 1.7 * instructions(tracking())
 
 
 @pytest.mark.skipif(_encoding.orjson is None, reason="orjson is not installed")

@@ -36,6 +36,25 @@ def bench():
     return Bench()
 
 
+class Spelled:
+    """Notes how often it was written out."""
+
+    def __init__(self):
+        self.times = 0
+
+    def __str__(self):
+        self.times += 1
+        return "spelled"
+
+
+def test_arguments_are_written_out_only_with_the_line(bench):
+    word = Spelled()
+    for _ in range(3):
+        bench.log("kind", logging.WARNING, "100 %% %s", word)
+    assert bench.new_lines() == [("WARNING", "100 % spelled")]
+    assert word.times == 1
+
+
 def test_one_line_of_a_kind_in_ten_seconds(bench):
     assert QUIET_SECONDS == 10
     bench.log("invalid", logging.WARNING, "first")
