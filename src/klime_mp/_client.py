@@ -98,12 +98,11 @@ class Client:
         strict: bool | None = None,
         **unknown: Any,
     ) -> None:
-        options = {**locals(), **unknown}
-        for name in ("self", "unknown", "__class__"):
-            options.pop(name, None)
+        options = dict(locals())
+        del options["self"], options["unknown"]
         from klime_mp._config import Config  # noqa: PLC0415 # see the imports above
 
-        self._set_up(Config.resolve(options), os.urandom(16).hex())
+        self._set_up(Config.resolve({**options, **unknown}), os.urandom(16).hex())
 
     def _set_up(self, config: Config, origin: str) -> None:
         # Loads requests. Here, not in the sender: an import that is under way at a fork hangs a child that wants it.

@@ -70,9 +70,12 @@ class Clock:
         if timeout_ms is None:
             return NEVER
         number: object = timeout_ms
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or math.isnan(number):
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or number != number:  # noqa: PLR0124 # NaN
             raise ValueError(f"timeout_ms must be a number of milliseconds or None, not {timeout_ms!r}")
-        return self.monotonic() + max(0.0, float(timeout_ms)) / 1000.0
+        try:
+            return self.monotonic() + max(0.0, float(timeout_ms)) / 1000.0
+        except OverflowError:  # an int that is beyond all floats
+            return NEVER if timeout_ms > 0 else self.monotonic()
 
 
 class _HasLock(Protocol):

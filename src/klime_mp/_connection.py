@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 
+_SWITCHING_PROTOCOLS = 101
+_OK = 200
+
+
 class Budget:
     """How long the next `recv` may take."""
 
@@ -79,6 +83,14 @@ class _BudgetedResponse(http.client.HTTPResponse):
     def __init__(self, budget: Budget, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_BudgetedReader(sock, self.fp.detach(), budget))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """The status of the answer. What only announces one (102, 103) is read over; http.client does so with 100."""
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc] # typeshed leaves it out
+            if not _SWITCHING_PROTOCOLS < status < _OK:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
 
 
 class Wire:

@@ -195,8 +195,7 @@ class Delivery:
         if not batch.is_placed():
             return
         kept, gone = self._road.put_off(batch, seconds)
-        for body in bodies_of(gone):
-            self._listener.drop(body, "queue_full")
+        self.report_dropped(gone)
         if kept:
             self._log("put off", logging.WARNING, f"{len(kept)} events wait in the spool", count=len(kept))
 
@@ -244,6 +243,14 @@ class Delivery:
     ) -> None:
         settled = self._road.settle(batch, failed=len(batch.entries), cut_short=cut_short)
         self.report_failed(settled, because, status, refused_key=refused_key)
+
+    def report_dropped(self, entries: Sequence[Entry]) -> None:
+        """Tell log and callbacks what had to make room in the spool."""
+        if entries:
+            text = "the spool is full: %d of the oldest events dropped"
+            self._log("queue_full", logging.WARNING, text, len(entries), count=len(entries))
+            for body in bodies_of(entries):
+                self._listener.drop(body, "queue_full")
 
     def report_failed(
         self, entries: Sequence[Entry], because: str, status: int | None = None, *, refused_key: bool = False

@@ -1,14 +1,15 @@
 """A spool on disk: the files of one client in one process.
 
-Which file an event goes into, which are done, given up, taken over or have to make room. Bookkeeping is behind a lock
-that is never held during I/O.
+Which file an event goes into, which are done, given up, taken over or have to make room. Bookkeeping is done in steps,
+as in `_dispatch` and behind the same lock, which is never held during I/O. One lock, because a step there asks for some
+here, and a signal handler that tracks may strike in one of these: two locks would be taken in both orders.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klime_mp import _segment
 from klime_mp._clock import NEVER, Clock, atomic
@@ -35,13 +36,22 @@ class DiskSpool:
         base: `spool_dir`.
         config: `spool_max_bytes`, and what names the folder.
         log: for a disk that fails.
-        clock: time and locks.
+        clock: time.
+        lock: what its steps, and the dispatch's, are behind.
         room: who is asked before a file makes room, and told.
         asleep: keep nothing until `begin`: every child would inherit the files.
     """
 
     def __init__(
-        self, base: str, config: Config, log: RateLimitedLog, clock: Clock, room: Room, *, asleep: bool = False
+        self,
+        base: str,
+        config: Config,
+        log: RateLimitedLog,
+        clock: Clock,
+        lock: Any,
+        room: Room,
+        *,
+        asleep: bool = False,
     ) -> None:
         self._base = base
         self.folder = folder_of(base, config)
@@ -49,7 +59,7 @@ class DiskSpool:
         self._segment_bytes = max(1, min(SEGMENT_BYTES, config.spool_max_bytes // SEGMENTS))
         self._log = log
         self._clock = clock
-        self._lock = clock.lock()
+        self._lock = lock
         self._room = room
         self._asleep = asleep
         self._current: Segment | None = None
@@ -85,9 +95,7 @@ class DiskSpool:
         """See `Spool`."""
         for segment, numbers in _by_segment(places):
             try:
-                if self._finish(segment, len(numbers)):
-                    segment.remove()
-                else:
+                if not (self._finish(segment, len(numbers)) and segment.remove()):
                     segment.write_done(numbers)
             except OSError as error:
                 self._fail(error)
@@ -136,7 +144,7 @@ class DiskSpool:
             name = self._candidates.pop()
             if pid is not None and not name.startswith(f"{pid}-"):
                 continue
-            segment = Segment.take_over(self.folder, name)
+            segment = Segment.take_over(self.folder, name, self._lock)
             if segment is None:
                 continue
             if segment.damaged:
@@ -182,7 +190,7 @@ class DiskSpool:
             done.remove()
         while used(self.folder) + self._segment_bytes > self._max_bytes:
             self._make_room()
-        segment = Segment.create(self.folder)
+        segment = Segment.create(self.folder, self._lock)
         if not self._install(segment):
             segment.remove()  # another thread was faster
 
@@ -211,9 +219,11 @@ class DiskSpool:
         except OSError:  # then nobody can see them
             pass
         finally:
-            segment.remove()
+            is_gone = segment.remove()
         if numbers:
             self._room.say_dropped(bodies, len(numbers))
+        if not is_gone:
+            raise OSError(f"{segment.path} cannot be deleted")
 
     def _has_old_ones(self) -> bool:
         """Is there a file of ours besides the current one?"""
@@ -221,7 +231,7 @@ class DiskSpool:
 
     def _oldest_of_the_dead(self) -> Segment | None:
         for name in names(self.folder):
-            segment = Segment.take_over(self.folder, name)
+            segment = Segment.take_over(self.folder, name, self._lock)
             if segment is not None:
                 return segment
         return None

@@ -7,9 +7,9 @@ steps of which one comes first, so no event is left behind by a thread that has 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klime_mp._batch import Batch, Entry
 from klime_mp._clock import NEVER, Clock, Latch, atomic
@@ -36,7 +36,8 @@ class Dispatch:
         max_batch_size: events a request.
         flush_interval: seconds an event waits for company.
         refusal: the reason all events are dropped for, None for a client that takes them.
-        clock: time and locks.
+        clock: time and latches.
+        lock: re-entrant, what its steps are behind.
         holding: take events in without beginning a shift, until `release`.
     """
 
@@ -49,10 +50,11 @@ class Dispatch:
         flush_interval: float,
         refusal: str | None,
         clock: Clock,
+        lock: Any,
         holding: bool = False,
     ) -> None:
         self._pid = getpid()
-        self._lock = clock.lock()
+        self._lock = lock
         self._queue = queue
         self._ledger = ledger
         self._max_batch_size = max_batch_size
@@ -103,9 +105,12 @@ class Dispatch:
         return self._shift is shift and self.refusal is None and not self._closers
 
     def working_here(self) -> bool:
-        """Did a signal strike this very thread while it works the shift? It cannot wait for itself."""
+        """Does this very thread work the shift: in a signal handler, a finalizer, a logging handler, a callback?
+
+        It cannot wait for itself.
+        """
         shift = self._shift
-        return shift is not None and shift.began and shift.here == get_ident()
+        return shift is not None and shift.worker == threading.get_ident()
 
     def in_step(self) -> bool:
         """Did a signal strike this very thread inside a step? Then nobody else can make one until it returns."""
@@ -186,11 +191,11 @@ class Dispatch:
             return None
         shift.begin()
         now = self._clock.monotonic()
-        if now >= shift.limit or (shift.here and self.in_vain != shift.in_vain):
+        if now >= shift.limit or (shift.here and self._is_over(shift)):
             self._shift = None
             return None
         until = shift.busy_at + LINGER if self._queue.head() is None else self._due(now)
-        is_due = self._queue.head() is not None and (until <= now or bool(shift.here))
+        is_due = self._queue.head() is not None and (until <= now or shift.here)
         backlog = self._queue.on_disk > 0 or (self._queue.adopted_on_disk > 0 and others and not self._closers)
         if backlog and now >= self._backlog_at and (self._backlog_is_next or not is_due):
             self._backlog_is_next = False
@@ -229,9 +234,9 @@ class Dispatch:
             self._shift = None
 
     @atomic
-    def work_here(self, limit: float) -> Shift:
-        """A shift for the calling thread, in the place of one that may be there."""
-        shift = Shift(self._clock.monotonic(), here=get_ident(), limit=limit, in_vain=self.in_vain)
+    def work_here(self, limit: float, mark: float) -> Shift:
+        """A shift for the calling thread, in the place of one that may be there, until all up to `mark` is done."""
+        shift = Shift(self._clock.monotonic(), here=True, limit=limit, mark=mark, in_vain=self.in_vain)
         self._shift = shift
         return shift
 
@@ -419,28 +424,31 @@ class Dispatch:
             self._closers.remove(deadline)
 
     @atomic
-    def give_up(self, mark: int, deadline: float) -> list[Entry]:
+    def give_up(self, mark: int, deadline: float) -> tuple[list[Entry], list[Entry]]:
         """The deadline has come: what is up to `mark` and has no outcome has failed; a late answer changes nothing.
 
         What is in the spool waits there, rather than to fail. Whoever still hangs in a request has lost its shift, and
         goes home when it comes back. Nothing is given up when the client was restarted meanwhile.
+
+        Returns what has failed, and what is dropped because it had to make room in the spool.
         """
+        dropped: list[Entry] = []
         if deadline not in self._closers:
-            return []
+            return [], dropped
         self._shift = None
         waiting = self._queue.take_up_to(mark)
         entries: list[Entry] = []
         for batch in self._queue.batches():
             if batch.first > mark:
                 continue
-            self._queue.put_off(batch)
+            dropped += self._queue.put_off(batch)[1]
             failed = self._queue.settle(batch, failed=len(batch.entries))
             if failed or batch is waiting:  # any other has its outcome already, and is in its callbacks
                 entries += failed
                 self._queue.finish(batch)
-        self.cut_short += len(entries) + self._queue.on_disk
+        self.cut_short += len(entries) + len(dropped) + self._queue.on_disk
         self._let_flushes_go()
-        return entries
+        return entries, dropped
 
     @atomic
     def let_go(self, take_all: Callable[[], list[Segment]]) -> list[Segment]:
@@ -492,6 +500,10 @@ class Dispatch:
         self._queue.adopt(held)
 
     # --- inside a step
+
+    def _is_over(self, shift: Shift) -> bool:
+        """Has a shift in a caller's thread done what it was for, or tried in vain?"""
+        return self.in_vain != shift.in_vain or not self._queue.unfinished(shift.mark)
 
     def _due(self, now: float) -> float:
         """When the oldest event is to be sent; only called when there is one."""

@@ -84,6 +84,9 @@ class Queue:
         """
         self.last_serial = serial = self.last_serial + 1
         entry, size, ledger = (serial, now, body, place), len(body), self._ledger
+        if size > self._max_bytes and place is None:  # to drop all others for it would be in vain
+            ledger.accepted += 1; ledger.dropped["queue_full"] += 1  # noqa: E702 # fmt: skip
+            return [entry]
         ledger.accepted += 1; self._bytes += size; self.waiting.append(entry)  # noqa: E702 # fmt: skip
         if self._bytes <= self._max_bytes and len(self.waiting) + _LARGEST * len(self._taken) <= self._max_events:
             return ()  # usual: there is no need to count what is in flight
@@ -144,7 +147,7 @@ class Queue:
         return batch
 
     def take_alone(self, batch: Batch, body: bytes, now: float) -> None:
-        """Accept a sync call's event into a batch of its own, in flight at once and outside the bounds."""
+        """Accept a sync call's event into a batch of its own, in flight at once: so it is never dropped."""
         self._taken.add(batch)
         entry, size, ledger = (0, now, body, None), len(body), self._ledger
         ledger.accepted += 1; self._bytes += size; batch.entries.append(entry)  # noqa: E702 # fmt: skip

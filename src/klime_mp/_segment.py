@@ -16,7 +16,7 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from klime_mp._clock import atomic
@@ -110,9 +110,15 @@ def leave_inherited_files() -> None:
 
 
 class Segment:
-    """A file that this process owns, made by it or taken over. Any thread may write; one at a time may read."""
+    """A file that this process owns, made by it or taken over. Any thread may write; one at a time may read.
 
-    def __init__(self, path: str, number: int) -> None:
+    Args:
+        path: its name.
+        number: its descriptor.
+        lock: what its bookkeeping is done under; None: a lock of its own.
+    """
+
+    def __init__(self, path: str, number: int, lock: Any = None) -> None:
         self.path = path
         self.name = os.path.basename(path)  # noqa: PTH119 # no path object in what every fork inherits
         self.adopted = False
@@ -121,7 +127,7 @@ class Segment:
         self.finished = 0  # those of them that are done
         self._waiting = Ranges()  # those that are here only, and not in memory
         self._file = Descriptor(number)
-        self._lock = threading.RLock()
+        self._lock = threading.RLock() if lock is None else lock
         self._users = 0  # threads that are in the middle of using the descriptor
         self._closed = False
         self.damaged = 0  # lines, when it was taken over
@@ -132,7 +138,7 @@ class Segment:
         tell(self)
 
     @classmethod
-    def create(cls, folder: str) -> Segment:
+    def create(cls, folder: str, lock: Any = None) -> Segment:
         """A new file. Raises OSError."""
         for _ in range(_ATTEMPTS):
             name = f"{getpid()}-{os.urandom(8).hex()}{SUFFIX}"
@@ -143,7 +149,7 @@ class Segment:
             except OSError:
                 _open.here().pop(name, None)
                 raise
-            segment = _open.here()[name] = cls(path, number)
+            segment = _open.here()[name] = cls(path, number, lock)
             try:
                 is_locked = _lock(number)
             except OSError:
@@ -155,7 +161,7 @@ class Segment:
         raise OSError(f"{folder} does not let a new file be owned")
 
     @classmethod
-    def take_over(cls, folder: str, name: str) -> Segment | None:
+    def take_over(cls, folder: str, name: str, lock: Any = None) -> Segment | None:
         """The file of a process that has died; None when it is no such file. Its unfinished events wait."""
         if _open.here().setdefault(name, mark := object()) is not mark:
             return None
@@ -166,7 +172,7 @@ class Segment:
             if not _is_ours(os.lstat(path)):
                 raise OSError(f"{path} is not a file of a spool of ours")
             number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | _NOFOLLOW)
-            segment = _open.here()[name] = cls(path, number)
+            segment = _open.here()[name] = cls(path, number, lock)
             # Whoever had it locked before may have removed it meanwhile.
             if _lock(number) and segment.is_there() and _is_ours(os.fstat(number)):
                 segment.count_unfinished()
@@ -285,41 +291,56 @@ class Segment:
             return False
         return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
-    def remove(self) -> None:
-        """Delete it and give it up."""
+    def remove(self) -> bool:
+        """Delete it and give it up. False: it cannot be, and stays ours, or the next owner would deliver it again."""
         try:
             if self.is_there():
-                os.unlink(self.path)  # noqa: PTH108 # as above
+                self._delete()
         except OSError:
-            pass
+            return False
         self.close()
+        return True
 
-    @atomic
+    def _delete(self) -> None:
+        try:
+            os.unlink(self.path)  # noqa: PTH108 # as above
+        except OSError:  # a folder that may only be read, say; a file without events is as good as none
+            os.ftruncate(self._file.number, 0)
+
     def close(self) -> None:
         """Give it up: another process, or client, may take it over, once no thread uses it here."""
-        if not self._closed:
-            self._closed = True
-            if not self._users:
-                self._let_go()
+        if self._ends(closed=True):
+            self._let_go()
 
-    @atomic
     def _enter(self) -> bool:
         """Use the descriptor, which nobody closes meanwhile: its number would soon be another file's.
 
         Raises OSError when the program has closed it.
         """
-        if self._closed:
+        if not self._begins():
             return False
         if not self._file.is_open():
+            self._leave()
             raise OSError(f"{self.path} was closed by the program")
-        self._users += 1
         return True
 
-    @atomic
     def _leave(self) -> None:
-        self._users -= 1
-        if self._closed and not self._users:
+        if self._ends(users=-1):
             self._let_go()
+
+    @atomic
+    def _begins(self) -> bool:
+        self._users += not self._closed
+        return not self._closed
+
+    @atomic
+    def _ends(self, *, users: int = 0, closed: bool = False) -> bool:
+        """Is the descriptor to be closed now? Once only: by whoever gives the file up, or the last one that uses it."""
+        if self._closed and closed:
+            return False
+        self._users += users
+        self._closed = self._closed or closed
+        return self._closed and not self._users
 
     def _let_go(self) -> None:
         # In this order: who finds the name gone may open the file, and to close it then would cost the new lock.

@@ -84,8 +84,9 @@ class Sender:
         """
         if self._callbacks.inside() or self._dispatch.working_here():
             return False
+        until = NEVER  # of an end, when whatever comes meanwhile is sent as well, if there is time
         if mark is None:
-            mark = self._dispatch.mark()
+            mark = until = self._dispatch.mark()
             if self._dispatch.fails() and self._dispatch.unfinished(mark):
                 return False
         if self._dispatch.in_step():
@@ -102,7 +103,7 @@ class Sender:
                 if self._dispatch.in_vain != in_vain:
                     return False
                 if work_here or (asked.shift is not None and not self.begin(asked.shift)):
-                    self._work_here(min(deadline, self._dispatch.closing_at()))
+                    self._work_here(min(deadline, self._dispatch.closing_at()), until)
                     return not self._dispatch.unfinished(mark)
                 now = self._clock.monotonic()
                 if now >= deadline:
@@ -168,7 +169,9 @@ class Sender:
                 if self._dispatch.in_step() or not self._dispatch.at_stake(mark) or not self._has_time(deadline):
                     break
             if not all_sent and not self._dispatch.in_step():
-                self._delivery.report_failed(self._dispatch.give_up(mark, deadline), OUT_OF_TIME)
+                failed, dropped = self._dispatch.give_up(mark, deadline)
+                self._delivery.report_failed(failed, OUT_OF_TIME)
+                self._delivery.report_dropped(dropped)
             self.tidy()
         finally:
             self._dispatch.end_closing(deadline)
@@ -206,9 +209,9 @@ class Sender:
             return False
         return True
 
-    def _work_here(self, limit: float) -> None:
-        """The loop in the calling thread, until there is nothing left to do or `limit` comes."""
-        shift = self._dispatch.work_here(limit)
+    def _work_here(self, limit: float, mark: float) -> None:
+        """The loop in the calling thread, until all up to `mark` is done or `limit` comes."""
+        shift = self._dispatch.work_here(limit, mark)
         try:
             self._work(shift)
         finally:

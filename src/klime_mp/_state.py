@@ -60,10 +60,11 @@ class ProcessState:
         policy = RetryPolicy(config.retry_max_attempts, config.retry_initial_delay / 1000.0)
         self._draw_id = message_ids()
         self._refusal = None if config.enabled else "disabled"
+        lock = clock.lock()
         self._spool: Spool = NoSpool()
         if config.spool_dir is not None:
             # In a process that only loads nothing is written: every worker would inherit the file.
-            self._spool = DiskSpool(config.spool_dir, config, self._log, clock, self, asleep=only_loads)
+            self._spool = DiskSpool(config.spool_dir, config, self._log, clock, lock, self, asleep=only_loads)
         self._queue = Queue(
             ledger,
             max_events=config.max_queue_size,
@@ -77,6 +78,7 @@ class ProcessState:
             flush_interval=config.flush_interval / 1000.0,
             refusal="shutdown" if closed else self._refusal,
             clock=clock,
+            lock=lock,
             holding=only_loads,
         )
         self._sender = Sender(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -22,23 +23,32 @@ class Opens(Protocol):
 
 
 class Shift:
-    """One run of the sending loop: by its own thread, or in a caller's (`here`, its ident) until `limit`."""
+    """One run of the sending loop: by its own thread, or in a caller's (`here`).
 
-    __slots__ = ("began", "busy_at", "expected_by", "here", "in_vain", "limit", "over_at")
+    In a caller's it ends at `limit`, when all events up to `mark` are done, or when a try of events that are safe in
+    the spool has failed.
+    """
 
-    def __init__(self, now: float, *, here: int = 0, limit: float = NEVER, in_vain: int = 0) -> None:
+    __slots__ = ("began", "busy_at", "expected_by", "here", "in_vain", "limit", "mark", "over_at", "worker")
+
+    def __init__(
+        self, now: float, *, here: bool = False, limit: float = NEVER, mark: float = NEVER, in_vain: int = 0
+    ) -> None:
+        self.mark = mark
         self.in_vain = in_vain
         self.busy_at = now
         self.expected_by = now + START_PATIENCE
         self.here = here
         self.limit = limit
         self.began = False
+        self.worker: int | None = None  # its thread's ident
         # Who was to work it has not come by then, or not come back: an exception struck at the wrong moment.
         self.over_at = min(self.expected_by, limit)
 
     def begin(self) -> None:
-        """Whoever works it is there."""
+        """Whoever works it is there, and calls this."""
         self.began = True
+        self.worker = threading.get_ident()  # looked up at each use: gevent replaces it when it patches
         self.over_at = self.limit
 
 

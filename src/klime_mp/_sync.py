@@ -75,7 +75,11 @@ class SyncCalls:
             return BatchResponse("disabled", 0, 0)
         if outcome.response is not None:
             return outcome.response
-        because = "the client is shut down" if refused is not None else outcome.because or "no answer in time"
+        because = outcome.because or "no answer in time"
+        if refused is not None:
+            because = "the client is shut down"
+        elif not outcome.because and self._dispatch.hold_until() >= deadline:
+            because = "the endpoint has asked to be left alone for longer than that (Retry-After)"
         raise SendError(self._config.redact(because), status_code=outcome.status, events=[decode(body)])
 
     def _deliver(self, batch: Batch, outcome: _Outcome, deadline: float) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 
 import pytest
 
 import klime_mp
+from klime_mp import _exit
 from support.clients import Stopwatch, error_lines, track, wait_until
 from support.ledger import assert_ledger
 
@@ -422,3 +424,54 @@ def test_on_drop_that_tracks_into_the_full_queue_ends(make_client, collector):
     assert stats.dropped["queue_full"] == 14
     assert stats.pending == 3
     assert stats.tracked == 17
+
+
+def looks_at_its_caller():
+    caller = sys._getframe(1)
+    raise OddError(caller.f_code.co_name)
+
+
+class Odd:
+    def __str__(self):
+        return str(looks_at_its_caller())
+
+
+def test_what_is_raised_by_a_function_that_looks_at_its_callers_frame(make_client, collector):
+    """Loggers and debuggers do; such a frame looks much like a signal handler's."""
+    client = make_client(before_send=lambda _event: looks_at_its_caller(), on_drop=lambda *_: looks_at_its_caller())
+    track(client, 0)
+    assert client.track("", user_id=1) is None
+    assert client.track("Tested", {"odd": Odd()}, user_id=1) is None
+    assert client.flush()
+    assert collector.serials() == [0]
+    assert client.stats().dropped["invalid"] == 2
+
+
+def test_a_logging_handler_on_the_senders_thread_that_flushes(make_client, collector):
+    """It would wait for itself."""
+    took = []
+
+    class Flushing(logging.Handler):
+        def emit(self, record):
+            if threading.current_thread() is not threading.main_thread():
+                with Stopwatch() as watch:
+                    assert not client.flush(5000)
+                took.append(watch.seconds)
+
+    logger = logging.getLogger("flushing")
+    logger.addHandler(Flushing())
+    collector.faults({"status": 400})
+    client = make_client(logger=logger)
+    track(client, 0)
+    assert client.flush()
+    assert took
+    assert max(took) < PROMPT
+
+
+def test_a_flush_without_threads_ends_although_events_keep_coming(make_client, collector, monkeypatch):
+    """Each delivery brings another event: it is not for those that it waits."""
+    monkeypatch.setattr(_exit, "no_more_threads", lambda: True)
+    client = make_client(on_success=lambda _response: track(client, "more"))
+    track(client, 0)
+    assert client.flush(5000)
+    assert client.stats().requests == 1

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -754,3 +755,56 @@ def test_what_arrived_damaged_is_said(spooling, collector, spool, caplog):
     assert (stats.adopted, stats.delivered, stats.failed) == (2, 2, 0)
     assert collector.serials() == [2, 3]
     assert caplog.records, "nobody was told"
+
+
+def test_what_had_to_make_room_is_told_at_a_shutdown(spooling, spool, seen):
+    """It is in memory only, there is no time, and its file is gone: it does not vanish without a word."""
+    with SilentServer() as silent:
+        client = spooling(endpoint=silent.url, spool_max_bytes=20_000, flush_interval=20, max_batch_size=100)
+        ids = [client.track("Tested", {"serial": n, "text": "x" * 200}, user_id=1) for n in range(200)]
+        assert not client.shutdown(300)
+    kept = b"".join(Path(file).read_bytes() for file in files(spool)).decode()
+    told = [event["messageId"] for event, reason in seen.drops if reason == "queue_full"]
+    assert [each for each in ids if each not in kept and each not in told] == []
+    assert len(told) == client.stats().dropped["queue_full"] > 0
+
+
+SIGNALS_AND_A_THREAD = """
+import signal, threading, time
+import klime_mp
+
+client = klime_mp.Client(endpoint="http://127.0.0.1:9", max_queue_size=20, max_batch_size=10, flush_on_shutdown=False)
+calls = [0, 0]
+def in_handler(*_):
+    client.track("In handler", user_id=1)
+    calls[0] += 1
+    signal.setitimer(signal.ITIMER_REAL, 0.0007)
+def in_thread():
+    while True:
+        client.track("In thread", user_id=1)
+        calls[1] += 1
+signal.signal(signal.SIGALRM, in_handler)
+threading.Thread(target=in_thread, daemon=True).start()
+signal.setitimer(signal.ITIMER_REAL, 0.001)
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    client.track("Tested", user_id=1)
+signal.setitimer(signal.ITIMER_REAL, 0)
+say(handled=calls[0], tracked=calls[1])
+"""
+
+
+def test_signal_handlers_that_track_beside_another_thread(collector, tmp_path):
+    """Neither waits for a lock of the dispatch's with one of the spool's in hand."""
+    ended = run_program(SIGNALS_AND_A_THREAD, collector, KLIME_SPOOL_DIR=str(tmp_path))
+    assert ended.all("handled")[0] > 50
+    assert ended.all("tracked")[0] > 50
+
+
+def test_a_flush_in_a_handler_that_struck_in_a_step_of_the_spool(spooling):
+    """The sender cannot go on before the handler returns: not a moment is waited."""
+    client = spooling()
+    track(client, 0)
+    with client._here()._spool._lock, Stopwatch() as took:
+        assert not client.flush(5000)
+    assert took.seconds < 1

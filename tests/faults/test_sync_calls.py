@@ -311,3 +311,15 @@ say(main_ended=time.monotonic())
     assert finished.facts["stats"]["pending"] == 0
     assert collector.serials() == [1]
     assert finished.ended - finished.facts["main_ended"] < 2
+
+
+def test_a_call_while_the_endpoint_has_asked_for_a_rest(make_client, collector):
+    """No request was made, and the error says why."""
+    client = make_client(retry_max_attempts=1)
+    collector.faults({"status": 429, "headers": {"Retry-After": "60"}})
+    with pytest.raises(klime_mp.SendError, match="429"):
+        send(client, 0)
+    with pytest.raises(klime_mp.SendError, match="Retry-After") as caught:
+        send(client, 1)
+    assert caught.value.status_code is None
+    assert client.stats().requests == 1

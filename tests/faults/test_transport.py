@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import io
+import itertools
 import json
+import time
 from unittest import mock
 
 import pytest
@@ -16,7 +18,7 @@ import klime_mp
 from support.clients import track, wait_until
 from support.collector import Inbox
 from support.ledger import assert_ledger
-from support.sockets import Forwarder, closed_port
+from support.sockets import Forwarder, Server, closed_port
 
 
 @pytest.fixture
@@ -250,3 +252,24 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(make_client, collec
     assert collector.serials() == [0, 1]
     assert_ledger(client, delivered=2, requests=2, retries=0)
     assert forwarder.connections == 2
+
+
+class Announcing(Server):
+    """Announces each answer by another one, and answers late: 200 to the first request, 503 to all others."""
+
+    def serve(self, connection):
+        statuses = itertools.chain([b"200 OK"], itertools.repeat(b"503 Service Unavailable"))
+        while not self.is_closing() and connection.recv(65536):
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+            time.sleep(0.05)
+            connection.sendall(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % next(statuses))
+
+
+def test_what_only_announces_an_answer_is_none(make_client, seen):
+    """Or each answer would be taken for that of the request before."""
+    with Announcing() as server:
+        client = make_client(endpoint=server.url, max_batch_size=1, retry_max_attempts=1)
+        track(client, 0, 1)
+        assert client.flush()
+    assert seen.failed() == [1]
+    assert_ledger(client, delivered=1, failed=1)

@@ -72,3 +72,8 @@ def test_a_step_may_be_entered_again_and_leaves_the_lock_free():
     thread.join()
     assert free == [True]
     assert Counted.nested.__doc__ == "Its docstring."
+
+
+def test_a_number_beyond_all_floats():
+    assert Still().deadline(10**400) == NEVER
+    assert Still().deadline(-(10**400)) == Still().monotonic()

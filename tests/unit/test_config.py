@@ -171,6 +171,12 @@ def test_a_bad_write_key_is_refused_and_not_shown(key):
     assert not key or str(key) not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["unknown", "options", "__class__"])
+def test_an_unknown_option_with_a_name_of_ours_is_refused(name):
+    with pytest.raises(ConfigurationError, match=f"unknown option '{name}'"):
+        klime_mp.Client("key", **{name: 5})
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(ConfigurationError, match=r"unknown option 'flush_intervall'.* flush_interval, "):
         resolve(flush_intervall=5)

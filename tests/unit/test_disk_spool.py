@@ -48,7 +48,7 @@ class Bench:
         config = Config.resolve({"write_key": key, "spool_dir": str(base), **options}, {})
         clock = Clock()
         clock.monotonic = lambda: self.now
-        self.spool = DiskSpool(str(base), config, self.log, clock, self)
+        self.spool = DiskSpool(str(base), config, self.log, clock, clock.lock(), self)
         if segment_bytes is not None:
             self.spool._segment_bytes = segment_bytes
         self.folder = self.spool.folder
@@ -710,3 +710,37 @@ def test_a_file_can_be_adopted_after_a_shutdown(collector, tmp_path):
     collector.faults()
     deliver_the_rest(collector, tmp_path)
     assert len(collector.events()) == 1
+
+
+@pytest.fixture
+def nothing_can_be_deleted(monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "unlink", refused)
+    monkeypatch.setattr(os, "ftruncate", refused)
+
+
+def test_what_is_done_in_a_file_that_cannot_be_deleted_is_noted_there(tmp_path, nothing_can_be_deleted):
+    bench = Bench(tmp_path, segment_bytes=10)
+    bench.spool.acknowledge(bench.append(b'"a"'))
+    (name,) = bench.names()
+    assert b'{"done":[[1,1]]}' in (Path(bench.folder) / name).read_bytes()
+
+
+def test_room_that_cannot_be_made_is_given_up(tmp_path, nothing_can_be_deleted):
+    """To ask for the next file, and the next, would never end."""
+    bench = Bench(tmp_path, segment_bytes=1000, spool_max_bytes=8000)
+    places = bench.append(*numbered(100))
+    assert None in places
+    assert "cannot be deleted" in bench.said[-1][1]
+
+
+def test_one_lock(tmp_path):
+    """The dispatch's steps ask the spool, and a signal handler that tracks may strike in a step of the spool's."""
+    client = klime_mp.Client("key", endpoint="http://127.0.0.1:9", spool_dir=tmp_path, flush_on_shutdown=False)
+    client.track("Tested", user_id=1)
+    state = client._here()
+    assert state._spool._lock is state._dispatch._lock
+    assert [segment._lock for segment in state._spool._segments] == [state._dispatch._lock]
+    client.shutdown(0)

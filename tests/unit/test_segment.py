@@ -492,3 +492,34 @@ def test_a_second_name_of_ones_own_file_does_not_cost_its_lock(tmp_path):
     os.link(segment.path, tmp_path / name)
     assert Segment.take_over(str(tmp_path), name) is None
     assert is_locked(segment.path)
+
+
+@pytest.fixture
+def cannot_be_deleted(monkeypatch):
+    """As in a folder that may only be read."""
+
+    def unlink(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+
+
+def test_a_file_that_cannot_be_deleted_is_emptied(tmp_path, cannot_be_deleted):
+    """Or its next owner would deliver it again."""
+    segment = take_over(tmp_path, lines(1, 2))
+    assert segment.remove()
+    assert not is_locked(segment.path)
+    assert Path(segment.path).read_bytes() == b""
+    assert not Segment.take_over(str(tmp_path), segment.name).has_waiting()
+
+
+def test_a_file_that_cannot_even_be_emptied_stays_ours(tmp_path, cannot_be_deleted, monkeypatch):
+    def ftruncate(_number, _size):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    segment = take_over(tmp_path, lines(1, 2))
+    assert not segment.remove()
+    assert is_locked(segment.path)
+    assert Segment.take_over(str(tmp_path), segment.name) is None
+    segment.close()
