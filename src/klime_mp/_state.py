@@ -33,7 +33,7 @@ from klime_mp._stats import Ledger, Stats
 from klime_mp._steps import Evicted, Refused, Shift
 from klime_mp._sync import SyncCalls
 from klime_mp._transport import Transport
-from klime_mp.exceptions import InvalidEventError
+from klime_mp.exceptions import InvalidEventError, SendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +146,8 @@ class ProcessState:
                 raise unwritable(built, error) from None
             if self._filters or len(body) > MAX_EVENT_BYTES:
                 built, body = self._look_again(built, body)
+        except _Forked:
+            return None
         except Exception as error:  # noqa: BLE001 # of what kind, is told there
             self._refuse(kind, _why(error))
             return None
@@ -170,6 +172,8 @@ class ProcessState:
         try:
             built = build(kind, *arguments)
             _, body = self._look_again(built, to_json(built))
+        except _Forked:
+            raise SendError("before_send has forked, and the event is the parent process's") from None
         except Exception as error:  # noqa: BLE001 # as above
             drop = _why(error)
             self._dispatch.drop(drop.reason)
@@ -243,11 +247,17 @@ class ProcessState:
             if raised_by_signal(error):
                 raise
             self._callbacks.raised("before_send", error)
+            self._stay_out_of_children()
             return event, body
+        self._stay_out_of_children()
         if returned is None:
             raise _Dropped("filtered", None, body)
         changed = check(returned)
         return changed, to_json(changed)
+
+    def _stay_out_of_children(self) -> None:
+        if getpid() != self.pid:
+            raise _Forked
 
     def _is_in(self, kind: str, answer: Evicted | Refused | Shift, body: bytes, place: Place | None) -> bool:
         """Is the event in? Has a shift begun if need be, and tells log and callbacks what was dropped."""
@@ -299,6 +309,10 @@ class ProcessState:
 
     def _transport(self) -> Transport:
         return Transport(self._config, self._clock)
+
+
+class _Forked(Exception):  # noqa: N818 # as below
+    """The user's code forked, and this is the child: the event is the parent's, and so are these locks."""
 
 
 class _Dropped(Exception):  # noqa: N818 # not an error: a turn of the road

@@ -456,3 +456,34 @@ while True:
     arrived = [event["properties"]["serial"] for event in collector.events(event="Tested")]
     assert len(arrived) > 8
     assert set(arrived) == {"handler"}
+
+
+def test_before_send_forks(collector):
+    """The event under way is the parent's; the child, where another thread's lock is held for ever, goes its own way."""
+    run_program(
+        """
+        held, children = threading.Event(), []
+
+        def hold():
+            with client._here()._dispatch._lock:
+                held.set()
+                time.sleep(1)
+
+        def before_send(event):
+            if event["properties"]["serial"] == "parent" and not children:
+                threading.Thread(target=hold).start()
+                held.wait()
+                children.append(os.fork())
+            return event
+
+        client = klime_mp.Client(before_send=before_send)
+        tracked = client.track("e", {"serial": "parent"}, user_id=1)
+        if children == [0]:
+            assert tracked is None
+            assert client.track("e", {"serial": "child"}, user_id=1)
+            sys.exit(0)
+        assert tracked and join(children[0]) == 0
+        """,
+        collector,
+    )
+    assert_each_once(collector, ["parent", "child"])
