@@ -70,8 +70,11 @@ def options(folder, **more):
 
 def children(pid):
     """The living children of a process."""
-    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return {int(child) for each in lists for child in each.split() if exists(child)}
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            found |= {int(child) for child in path.read_text().split()}
+    return {child for child in found if exists(child)}
 
 
 def kill_workers(server, moments, times, most, work=lambda: None):
