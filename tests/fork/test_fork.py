@@ -459,7 +459,7 @@ while True:
 
 
 def test_before_send_forks(collector):
-    """The event under way is the parent's; the child, where another thread's lock is held for ever, goes its own way."""
+    """The event under way is the parent's; the child, where a lock is held for ever, goes its own way."""
     run_program(
         """
         held, children = threading.Event(), []
