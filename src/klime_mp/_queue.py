@@ -84,9 +84,6 @@ class Queue:
         """
         self.last_serial = serial = self.last_serial + 1
         entry, size, ledger = (serial, now, body, place), len(body), self._ledger
-        if size > self._max_bytes and place is None:  # to drop all others for it would be in vain
-            ledger.accepted += 1; ledger.dropped["queue_full"] += 1  # noqa: E702 # fmt: skip
-            return [entry]
         ledger.accepted += 1; self._bytes += size; self.waiting.append(entry)  # noqa: E702 # fmt: skip
         if self._bytes <= self._max_bytes and len(self.waiting) + _LARGEST * len(self._taken) <= self._max_events:
             return ()  # usual: there is no need to count what is in flight
