@@ -49,7 +49,7 @@ def test_a_measure_that_fails_says_why(ours, sink):
     assert found == {"error": "ModuleNotFoundError: No module named 'benchmarks.contestants.nobody'"}
 
 
-def test_an_environment_is_made_for_each_contestant():
+def test_each_contestant_has_an_environment_of_its_own():
     assert len({environments.python_of(contestant) for contestant in CONTESTANTS}) == len(CONTESTANTS)
 
 

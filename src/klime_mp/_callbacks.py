@@ -58,6 +58,14 @@ class Callbacks:
             events = [decode(body) for body in bodies]
             self._call("on_error", self._on_error, SendError(message, status_code=status, events=events), events)
 
+    def make_room(self, where: str, bodies: Iterable[bytes], count: int) -> None:
+        """`count` events had to make room, in the queue or in the spool; `bodies` are those that can be shown."""
+        text = "the %s is full: %d of the oldest events dropped"
+        self._log("queue_full", logging.WARNING, text, where, count, count=count)
+        if self.hears_of_drops:
+            for body in bodies:
+                self.drop(body, "queue_full")
+
     def drop(self, body: bytes | None, reason: str) -> None:
         """An event was dropped; runs in the caller's thread, where waiting for the sender is allowed.
 

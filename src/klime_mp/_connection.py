@@ -19,6 +19,7 @@ import io
 import os
 import queue
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from requests import Response
@@ -32,10 +33,6 @@ from klime_mp._fork import getpid, tell
 if TYPE_CHECKING:
     from requests import PreparedRequest
     from urllib3 import BaseHTTPResponse
-
-
-_SWITCHING_PROTOCOLS = 101
-_OK = 200
 
 
 class Budget:
@@ -88,7 +85,7 @@ class _BudgetedResponse(http.client.HTTPResponse):
         """The status of the answer. What only announces one (102, 103) is read over; http.client does so with 100."""
         while True:
             version, status, reason = super()._read_status()  # type: ignore[misc] # typeshed leaves it out
-            if not _SWITCHING_PROTOCOLS < status < _OK:
+            if not HTTPStatus.SWITCHING_PROTOCOLS < status < HTTPStatus.OK:
                 return version, status, reason
             http.client.parse_headers(self.fp)
 

@@ -88,8 +88,8 @@ class Listener(Protocol):
     def error(self, message: str, status: int | None, bodies: Iterable[bytes]) -> None:
         """Events of it were given up or rejected."""
 
-    def drop(self, body: bytes | None, reason: str) -> None:
-        """An event was dropped."""
+    def make_room(self, where: str, bodies: Iterable[bytes], count: int) -> None:
+        """So many events had to make room there, and are dropped."""
 
     def retrying(self, because: str, status: int | None, count: int) -> None:
         """It will be tried again."""
@@ -247,10 +247,7 @@ class Delivery:
     def report_dropped(self, entries: Sequence[Entry]) -> None:
         """Tell log and callbacks what had to make room in the spool."""
         if entries:
-            text = "the spool is full: %d of the oldest events dropped"
-            self._log("queue_full", logging.WARNING, text, len(entries), count=len(entries))
-            for body in bodies_of(entries):
-                self._listener.drop(body, "queue_full")
+            self._listener.make_room("spool", bodies_of(entries), len(entries))
 
     def report_failed(
         self, entries: Sequence[Entry], because: str, status: int | None = None, *, refused_key: bool = False

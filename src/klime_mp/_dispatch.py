@@ -392,7 +392,7 @@ class Dispatch:
             shift = self._shift = Shift(now)
             return Asked(done=False, shift=shift, again_at=shift.expected_by)
         self._wake()
-        return Asked(done=False, again_at=NEVER if shift.began else shift.expected_by)
+        return Asked(done=False, again_at=shift.expected_by if shift.worker is None else NEVER)
 
     @atomic
     def forget(self, mark: float, latch: Opens) -> None:

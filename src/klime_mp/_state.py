@@ -272,7 +272,7 @@ class ProcessState:
             return False
         dropped = bodies_of(answer)
         if dropped:
-            self._say_dropped(dropped, len(dropped), "queue")
+            self._callbacks.make_room("queue", dropped, len(dropped))
         return body not in dropped or all(each is not body for each in dropped)
 
     def _drain(self, seconds: float, refusal: str | None = None) -> bool:
@@ -290,14 +290,7 @@ class ProcessState:
 
     def say_dropped(self, bodies: list[bytes], count: int) -> None:
         """These waited longest in the spool, and are gone."""
-        self._say_dropped(bodies, count, "spool")
-
-    def _say_dropped(self, bodies: list[bytes], count: int, what: str) -> None:
-        text = "the %s is full: %d of the oldest events dropped"
-        self._log("queue_full", logging.WARNING, text, what, count, count=count)
-        if self._callbacks.hears_of_drops:
-            for body in bodies:
-                self._callbacks.drop(body, "queue_full")
+        self._callbacks.make_room("spool", bodies, count)
 
     def _refuse(self, kind: str, drop: _Dropped) -> None:
         self._dispatch.drop(drop.reason)

@@ -29,7 +29,7 @@ class Shift:
     the spool has failed.
     """
 
-    __slots__ = ("began", "busy_at", "expected_by", "here", "in_vain", "limit", "mark", "over_at", "worker")
+    __slots__ = ("busy_at", "expected_by", "here", "in_vain", "limit", "mark", "over_at", "worker")
 
     def __init__(
         self, now: float, *, here: bool = False, limit: float = NEVER, mark: float = NEVER, in_vain: int = 0
@@ -40,14 +40,12 @@ class Shift:
         self.expected_by = now + START_PATIENCE
         self.here = here
         self.limit = limit
-        self.began = False
-        self.worker: int | None = None  # its thread's ident
+        self.worker: int | None = None  # its thread's ident, once that is there
         # Who was to work it has not come by then, or not come back: an exception struck at the wrong moment.
         self.over_at = min(self.expected_by, limit)
 
     def begin(self) -> None:
         """Whoever works it is there, and calls this."""
-        self.began = True
         self.worker = threading.get_ident()  # looked up at each use: gevent replaces it when it patches
         self.over_at = self.limit
 

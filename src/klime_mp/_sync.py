@@ -174,7 +174,7 @@ class _Outcome:
         """The event was given up, or rejected; in the second case `success` was called before."""
         self.because, self.status = message, status
 
-    def drop(self, body: bytes | None, reason: str) -> None:
+    def make_room(self, where: str, bodies: Iterable[bytes], count: int) -> None:
         """Nothing is dropped on this road."""
 
     def retrying(self, because: str, status: int | None, count: int) -> None:  # noqa: ARG002 # the listener's signature

@@ -459,21 +459,22 @@ while True:
 
 
 def test_before_send_forks(collector):
-    """The event under way is the parent's; the child, where a lock is held for ever, goes its own way."""
+    """The event under way is the parent's; the child goes its own way."""
     run_program(
         """
-        held, children = threading.Event(), []
+        held, forked, children = threading.Event(), threading.Event(), []
 
         def hold():
             with client._here()._dispatch._lock:
                 held.set()
-                time.sleep(1)
+                forked.wait()
 
         def before_send(event):
             if event["properties"]["serial"] == "parent" and not children:
                 threading.Thread(target=hold).start()
                 held.wait()
                 children.append(os.fork())
+                forked.set()  # the child has no such thread: there the lock is held for ever
             return event
 
         client = klime_mp.Client(before_send=before_send)

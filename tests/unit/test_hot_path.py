@@ -24,7 +24,7 @@ MOST_CALLS = 20
 
 @pytest.fixture
 def tracking(collector):
-    """A `client.track`, warm: the sender is asleep, its thread is there, and no batch is due."""
+    """Makes a `client.track` that is warm: the sender is asleep, its thread is there, and no batch is due."""
     with contextlib.ExitStack() as clients:
 
         def make(**options):
@@ -33,7 +33,8 @@ def tracking(collector):
                     collector.write_key,
                     endpoint=collector.endpoint,
                     flush_interval=600_000,
-                    **{"max_batch_size": 100, **options},
+                    max_batch_size=100,
+                    **options,
                 )
             )
 
