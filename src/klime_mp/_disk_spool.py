@@ -204,7 +204,7 @@ class DiskSpool:
             segment = of_the_dead or self._take_oldest()
             if segment is None:
                 return 0, "nobody's"
-            taken.append((segment, segment.take_waiting()))
+            taken.append((segment, segment.condemn()))
             whose: Whose = "nobody's" if segment is of_the_dead else "adopted" if segment.adopted else "ours"
             return len(taken[0][1]), whose
 

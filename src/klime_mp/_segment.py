@@ -130,6 +130,7 @@ class Segment:
         self._lock = threading.RLock() if lock is None else lock
         self._users = 0  # threads that are in the middle of using the descriptor
         self._closed = False
+        self._condemned = False  # it has to make room: no event is safe here any more, though some may still be read
         self.damaged = 0  # lines, when it was taken over
         self._torn = False
         self._read_to = 0
@@ -208,8 +209,8 @@ class Segment:
         self.write(line(0, json.dumps({"done": list(numbers)}, separators=(",", ":")).encode()))
 
     def is_given_up(self) -> bool:
-        """Is it no longer this process's?"""
-        return self._closed
+        """Is it no longer this process's, or will it not be in a moment?"""
+        return self._closed or self._condemned
 
     def has_waiting(self) -> bool:
         """Does an event wait here?"""
@@ -226,6 +227,12 @@ class Segment:
         """None waits any more; which did."""
         waiting, self._waiting = self._waiting, Ranges()
         return waiting
+
+    @atomic
+    def condemn(self) -> Ranges:
+        """It has to make room. Returns what waited here; from now on nothing does."""
+        self._condemned = True
+        return self.take_waiting()
 
     def read(self, max_events: int, max_bytes: int) -> list[Record]:
         """Take some of the waiting events out, in the file's order; empty when none is to be found. Raises OSError."""

@@ -20,7 +20,7 @@ from test_interruption import AtLine, assert_lock_is_free, interrupt
 
 import klime_mp
 import support.values  # noqa: F401 # hypothesis's profile
-from klime_mp import _disk_spool, _hold, _host, _sender, _spool_folder, _steps
+from klime_mp import _disk_spool, _hold, _host, _segment, _sender, _spool_folder, _steps
 from klime_mp._clock import Clock
 from klime_mp._config import Config
 from klime_mp._disk_spool import DiskSpool
@@ -304,6 +304,20 @@ def test_the_oldest_make_room(tmp_path):
     assert [body for body, _ in bench.take()] == bodies[len(gone) :]
     assert len(gone) < 260, "much more was dropped than had to be"
     assert most <= 8000 + 200, most
+
+
+def test_an_event_is_not_safe_in_a_file_that_is_about_to_go(tmp_path, monkeypatch):
+    """It may be read for a long time; what is left to it alone meanwhile would be lost."""
+    bench = Bench(tmp_path, spool_max_bytes=8000)
+    places = []
+    safe = []
+    monkeypatch.setattr(_segment.Segment, "bodies", lambda *_: safe.append(places[0].is_safe()) or [])
+    bench.say_dropped = lambda *_: None
+    for body in numbered(100):
+        places += bench.append(body)
+        bench.spool.put_off(places[-1:])
+    assert safe
+    assert not any(safe)
 
 
 def test_the_dead_make_room_too(tmp_path):
