@@ -182,6 +182,11 @@ class Dispatch:
         """Is an event up to `mark` in memory only, so that to stop now would lose it?"""
         return self._queue.at_stake(mark)
 
+    @atomic
+    def was_in_vain(self) -> bool:
+        """Is everything pending in the spool alone, and has the last try of it failed, the next one still to come?"""
+        return self.fails() and not self._in_memory()
+
     # --- the shift
 
     @atomic
@@ -457,8 +462,7 @@ class Dispatch:
         It is pending still, but nobody here works on it; who is just reading some of it puts it back (see `load`).
         """
         queue = self._queue
-        in_memory = queue.pending() - queue.on_disk - queue.adopted_on_disk - queue.let_go
-        if self.refusal != "shutdown" or in_memory or any(batch.is_settled for batch in queue.batches()):
+        if self.refusal != "shutdown" or self._in_memory() or any(batch.is_settled for batch in queue.batches()):
             return []
         self._shift = None
         queue.let_go += queue.on_disk + queue.adopted_on_disk; queue.on_disk = queue.adopted_on_disk = 0  # noqa: E702 # fmt: skip
@@ -500,6 +504,11 @@ class Dispatch:
         self._queue.adopt(held)
 
     # --- inside a step
+
+    def _in_memory(self) -> int:
+        """Events that are pending, and not in the spool alone."""
+        queue = self._queue
+        return queue.pending() - queue.on_disk - queue.adopted_on_disk - queue.let_go
 
     def _is_over(self, shift: Shift) -> bool:
         """Has a shift in a caller's thread done what it was for, or tried in vain?"""

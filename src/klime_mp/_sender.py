@@ -84,11 +84,13 @@ class Sender:
         """
         if self._callbacks.inside() or self._dispatch.working_here():
             return False
+        has_failed = self._dispatch.was_in_vain()  # an end has one try, which may have been made before this waits
         until = NEVER  # of an end, when whatever comes meanwhile is sent as well, if there is time
         if mark is None:
             mark = until = self._dispatch.mark()
-            if self._dispatch.fails() and self._dispatch.unfinished(mark):
-                return False
+            has_failed = self._dispatch.fails()
+        if has_failed and self._dispatch.unfinished(mark):
+            return False
         if self._dispatch.in_step():
             # A signal handler that struck inside a step: until it returns, nobody else can make one.
             return not self._dispatch.unfinished(mark)

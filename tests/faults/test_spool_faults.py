@@ -230,6 +230,22 @@ def test_a_shutdown_tries_only_once_more_what_waits(spooling, collector, spool):
     assert not is_locked(path)
 
 
+def test_an_exit_whose_try_was_in_vain_before_it_began_to_wait(spooling, collector):
+    """All clients are hurried first, and then waited for one after the other."""
+    collector.faults(DOWN)
+    client = spooling(**LONG_REST)
+    track(client, *range(5))
+    wait_for_disk(client, 5)
+    sender, dispatch = client._here()._sender, client._here()._dispatch
+    in_vain, deadline = dispatch.in_vain, time.monotonic() + 5
+    sender.hurry(deadline)
+    wait_until(lambda: dispatch.in_vain > in_vain, "its one try")
+    with Stopwatch() as took:
+        assert not sender.drain(deadline)
+    assert took.seconds < 2
+    sender.relax(deadline)
+
+
 @pytest.mark.parametrize(("answer", "arrived"), [({"status": 503}, 5), (DOWN, 0)], ids=["is back", "is down"])
 def test_an_exit_tries_once_more_what_waits(collector, tmp_path, answer, arrived):
     collector.faults(answer)
