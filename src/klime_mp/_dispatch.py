@@ -69,6 +69,7 @@ class Dispatch:
         self._flush_mark = 0.0  # events up to this number do not wait for company
         self._waiters: list[tuple[float, Opens]] = []  # flushes, and up to which event
         self._closers: list[float] = []  # deadlines of the shutdowns under way
+        self._last_words: list[Opens] = []  # shutdowns whose deadline has come, and callbacks are running
         self._hold_until = -NEVER
         self.cut_short = 0  # events that a shutdown gave up
         self.holding = holding
@@ -456,6 +457,14 @@ class Dispatch:
         return entries, dropped
 
     @atomic
+    def is_telling(self, mark: int, latch: Opens) -> bool:
+        """Is the outcome of a batch up to `mark` written, and are its callbacks running? The latch opens at an end."""
+        telling = any(batch.is_settled and batch.first <= mark for batch in self._queue.batches())
+        if telling:
+            self._last_words.append(latch)
+        return telling
+
+    @atomic
     def let_go(self, take_all: Callable[[], list[Segment]]) -> list[Segment]:
         """After a shutdown, with nothing in memory any more: what waits in the spool is anybody's. Returns the files.
 
@@ -538,6 +547,8 @@ class Dispatch:
                 self._asleep = None
 
     def _let_flushes_go(self) -> None:
+        while self._last_words:
+            self._last_words.pop().open()
         for waiter in list(self._waiters):
             mark, latch = waiter
             if not self._queue.unfinished(mark):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Seconds between two looks for files of processes that have died, while there is something to do.
 LOOK_INTERVAL = 5.0
 
+# Seconds that a shutdown leaves to callbacks which are running when its deadline comes.
+HEAR_OUT = 0.2
+
 
 class Sender:
     """Works the road of one client in one process.
@@ -174,10 +177,19 @@ class Sender:
                 failed, dropped = self._dispatch.give_up(mark, deadline)
                 self._delivery.report_failed(failed, OUT_OF_TIME)
                 self._delivery.report_dropped(dropped)
+                self._hear_out(mark, deadline + HEAR_OUT)
             self.tidy()
         finally:
             self._dispatch.end_closing(deadline)
         return self._dispatch.cut_short == cut_short
+
+    def _hear_out(self, mark: int, until: float) -> None:
+        """Let callbacks end: of an outcome that the sender has written just in time, the exit must not cut them off."""
+        while (now := self._clock.monotonic()) < until:
+            latch = self._clock.latch()
+            if not self._dispatch.is_telling(mark, latch):
+                return
+            latch.wait(until - now)
 
     def _has_time(self, deadline: float) -> bool:
         return self._clock.monotonic() < deadline

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import klime_mp
-from support.clients import Stopwatch, track, wait_for_retry, wait_until
+from klime_mp._dispatch import Dispatch
+from support.clients import Stopwatch, track, wait_for_retry
 from support.ledger import assert_ledger
 from support.script import run_script
 from support.sockets import DrippingBody, FullBacklog, SilentServer
@@ -139,8 +140,6 @@ def test_shutdown_that_begins_the_request_returns_in_time(make_client, seen, han
         assert len(seen.successes) == 1
     else:
         assert_ledger(client, failed=3, requests=1)
-        # The sender itself may have given up just in time, and be about to call back: nobody waits longer for that.
-        wait_until(seen.failed, "on_error")
         assert seen.failed() == [0, 1, 2]
         assert not seen.successes
 
@@ -153,6 +152,38 @@ def test_the_default_deadline_is_shutdown_timeout(make_client, seen, collector):
         assert client.shutdown() is False
     assert 0.39 < took.seconds < 0.4 + GRACE
     assert seen.failed() == [0]
+
+
+def test_a_callback_that_runs_at_the_deadline_may_end(make_client, collector, monkeypatch):
+    """As when the sender itself has given up just in time: who exits next would kill it in the middle."""
+    collector.faults({"status": 400})
+    has_come, ended = threading.Event(), []
+    is_telling = Dispatch.is_telling
+
+    def at_the_deadline(*args):
+        telling = is_telling(*args)
+        has_come.set()
+        return telling
+
+    monkeypatch.setattr(Dispatch, "is_telling", at_the_deadline)
+    client = make_client(on_error=lambda *_: ended.append(has_come.wait(10)))
+    track(client, 0)
+    client.shutdown(timeout_ms=500)
+    assert ended == [True]
+    assert_ledger(client, failed=1, requests=1)
+
+
+def test_a_callback_that_does_not_end_keeps_no_shutdown(make_client, collector):
+    collector.faults({"status": 400})
+    release = threading.Event()
+    client = make_client(on_error=lambda *_: release.wait(60))
+    try:
+        track(client, 0)
+        with Stopwatch() as took:
+            client.shutdown(timeout_ms=300)
+        assert took.seconds < 0.3 + GRACE
+    finally:
+        release.set()
 
 
 def test_shutdown_fails_what_waits_behind_a_request_that_hangs(make_client, seen, collector):
