@@ -198,8 +198,14 @@ def test_the_same_after_an_exit(collector, tmp_path):
 
 
 def wait_for_disk(client, count):
-    """Return once so many events are on disk only, in a back-off."""
-    wait_until(lambda: client._here()._queue.on_disk == count, "the failure of the first try")
+    """Return once so many events are on disk only, and the sender sleeps, in a back-off."""
+    queue, dispatch = client._here()._queue, client._here()._dispatch
+
+    def rests():
+        sleep = dispatch._asleep
+        return queue.on_disk == count and sleep is not None and sleep.until == dispatch._backlog_at
+
+    wait_until(rests, "the failure of the first try")
 
 
 def test_a_shutdown_tries_once_more_what_waits(spooling, collector, spool):
