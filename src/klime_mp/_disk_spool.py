@@ -64,6 +64,8 @@ class DiskSpool:
         self._asleep = asleep
         self._current: Segment | None = None
         self._segments: list[Segment] = []  # oldest first; adopted ones before all others
+        self._condemned = 0  # files that had to make room
+        self._going: set[str] = set()  # the names of those that a thread is just deleting
         self._try_again_at = -NEVER
         self._has_given_away = False
         self._candidates: list[str] = []  # files that may be a dead process's, the oldest last
@@ -184,34 +186,48 @@ class DiskSpool:
         return every
 
     def _begin_segment(self) -> None:
-        """Open the next file. Raises OSError."""
+        """Open the next file, unless another thread is faster. Raises OSError."""
         make_folder(self._base, self.folder)
         for done in self._take_done():
             done.remove()
-        while used(self.folder) + self._segment_bytes > self._max_bytes:
-            self._make_room()
-        segment = Segment.create(self.folder, self._lock)
-        if not self._install(segment):
-            segment.remove()  # another thread was faster
+        while not self._takes_more(self._current):
+            condemned = self._condemned  # before one looks for room: another thread may make some meanwhile
+            if used(self.folder, but=self._going) + self._segment_bytes > self._max_bytes:
+                self._make_room(condemned)
+                continue
+            segment = Segment.create(self.folder, self._lock)
+            if not self._install(segment):
+                segment.remove()
 
-    def _make_room(self) -> None:
-        """Delete the oldest file; siblings' apart. Raises OSError when there is none."""
+    def _make_room(self, condemned: int) -> None:
+        """Delete the oldest file; siblings' apart. Raises OSError when there is none.
+
+        Nothing is done if more than so many were condemned so far: one file is enough for all threads that want room.
+        """
         taken: list[tuple[Segment, Ranges]] = []
         # Ours first. To look for others' is I/O, and so no part of the step.
         of_the_dead = None if self._has_old_ones() else self._oldest_of_the_dead()
 
         def take() -> tuple[int, Whose]:
-            segment = of_the_dead or self._take_oldest()
+            segment = (of_the_dead or self._take_oldest()) if self._condemned == condemned else None
             if segment is None:
                 return 0, "nobody's"
+            self._condemned += 1
+            self._going.add(segment.name)
             taken.append((segment, segment.condemn()))
             whose: Whose = "nobody's" if segment is of_the_dead else "adopted" if segment.adopted else "ours"
             return len(taken[0][1]), whose
 
         self._room.drop_waiting(take)
-        if not taken:
+        if taken:
+            self._delete(*taken[0])
+        elif self._condemned == condemned:
             raise OSError(f"the spool is full: {self._max_bytes} bytes, of processes that are alive")
-        segment, numbers = taken[0]
+        elif of_the_dead is not None:
+            of_the_dead.close()
+
+    def _delete(self, segment: Segment, numbers: Ranges) -> None:
+        """Tell of these events, which are dropped with the file. Raises OSError when it stays."""
         bodies: list[bytes] = []
         try:
             if numbers and self._room.wants_dropped():
@@ -219,11 +235,17 @@ class DiskSpool:
         except OSError:  # then nobody can see them
             pass
         finally:
-            is_gone = segment.remove()
+            try:
+                is_gone = segment.remove()
+            finally:
+                self._going.discard(segment.name)
         if numbers:
             self._room.say_dropped(bodies, len(numbers))
         if not is_gone:
             raise OSError(f"{segment.path} cannot be deleted")
+
+    def _takes_more(self, segment: Segment | None) -> bool:
+        return segment is not None and segment.size < self._segment_bytes
 
     def _has_old_ones(self) -> bool:
         """Is there a file of ours besides the current one?"""
@@ -252,7 +274,7 @@ class DiskSpool:
     def _issue(self, size: int) -> Place | None:
         """A place for an event in the current file, None when there has to be another one."""
         segment = self._current
-        if segment is None or segment.size >= self._segment_bytes:
+        if segment is None or not self._takes_more(segment):
             return None
         segment.size += size + LINE_OVERHEAD
         segment.issued += 1
@@ -260,7 +282,7 @@ class DiskSpool:
 
     @atomic
     def _install(self, segment: Segment) -> bool:
-        if self._current is not None and self._current.size < self._segment_bytes:
+        if self._takes_more(self._current):
             return False
         self._segments.append(segment)
         self._current = segment

@@ -69,6 +69,8 @@ class Dispatch:
         self._flush_mark = 0.0  # events up to this number do not wait for company
         self._waiters: list[tuple[float, Opens]] = []  # flushes, and up to which event
         self._closers: list[float] = []  # deadlines of the shutdowns under way
+        self._has_left_some = False  # a shutdown, in the spool, without an outcome
+        self._given_up: list[tuple[float, Batch]] = []  # by which of them, not yet told
         self._last_words: list[Opens] = []  # shutdowns whose deadline has come, and callbacks are running
         self._hold_until = -NEVER
         self.cut_short = 0  # events that a shutdown gave up
@@ -170,8 +172,8 @@ class Dispatch:
 
     @atomic
     def unfinished(self, mark: float) -> bool:
-        """Is there an event up to `mark`, or its callback, that a flush would wait for?"""
-        return self._queue.unfinished(mark)
+        """Is there an event up to `mark`, or its callback, that a flush would wait for, or was one let go of?"""
+        return self._queue.unfinished(mark) or self._has_left_some
 
     @atomic
     def has_work(self) -> bool:
@@ -185,8 +187,10 @@ class Dispatch:
 
     @atomic
     def was_in_vain(self) -> bool:
-        """Is everything pending in the spool alone, and has the last try of it failed, the next one still to come?"""
-        return self.fails() and not self._in_memory()
+        """Is everything pending in the spool alone, and has a try of it failed, so that there is none for a while?"""
+        if self._in_memory():
+            return False
+        return self.fails() or (bool(self._closers) and self._backlog_at > self._clock.monotonic())
 
     # --- the shift
 
@@ -202,7 +206,10 @@ class Dispatch:
             return None
         until = shift.busy_at + LINGER if self._queue.head() is None else self._due(now)
         is_due = self._queue.head() is not None and (until <= now or shift.here)
-        backlog = self._queue.on_disk > 0 or (self._queue.adopted_on_disk > 0 and others and not self._closers)
+        if self._closers:  # only this process's own, and only while there is time
+            backlog = self._queue.on_disk > 0 and now < self.closing_at()
+        else:
+            backlog = self._queue.on_disk > 0 or (self._queue.adopted_on_disk > 0 and others)
         if backlog and now >= self._backlog_at and (self._backlog_is_next or not is_due):
             self._backlog_is_next = False
             self._fetching = shift
@@ -215,7 +222,9 @@ class Dispatch:
             return None
         if backlog:
             until = self._backlog_at if self._queue.head() is None else min(until, self._backlog_at)
-        self._asleep = Sleep(self._clock.latch(), until)
+            if self._closers and self._queue.head() is None:
+                self._in_vain()  # the shutdown has had its try: who waits for it need not
+        self._asleep = Sleep(self._clock.latch(), min(until, shift.limit))
         return self._asleep
 
     @atomic
@@ -254,8 +263,10 @@ class Dispatch:
     ) -> list[Entry]:
         """Write an outcome, once; returns the events, none when they had one before."""
         entries = self._queue.settle(batch, delivered=delivered, rejected=rejected, failed=failed)
-        if delivered:
+        if delivered or rejected:
             self._failing = False
+            if self._closers:
+                self._backlog_at = -NEVER  # it answers: what was put off in this shutdown has another try
         if cut_short:
             self.cut_short += len(entries)
         return entries
@@ -270,9 +281,7 @@ class Dispatch:
         """Let what is in the spool wait there, for so many seconds. See `Queue.put_off`."""
         kept, gone = self._queue.put_off(batch)
         if kept or gone:
-            again_at, closing = self._clock.monotonic() + seconds, self.closing_at()
-            self._backlog_at = again_at if closing == NEVER else max(again_at, closing)  # a shutdown has one try
-            self._in_vain()
+            self._rest_until(self._clock.monotonic() + seconds)
         return kept, gone
 
     @atomic
@@ -310,9 +319,10 @@ class Dispatch:
         return lost
 
     @atomic
-    def has_not_read(self) -> None:
-        """The spool could not be read."""
+    def has_not_read(self, seconds: float) -> None:
+        """The spool could not be read, and is left alone for so long; by a shutdown for good."""
         self._fetching = None
+        self._rest_until(self._clock.monotonic() + seconds)
 
     @atomic
     def take_over(self, count: int) -> None:
@@ -428,33 +438,40 @@ class Dispatch:
         """This shutdown is over; others may be under way."""
         if deadline in self._closers:
             self._closers.remove(deadline)
+        self._told(deadline)
 
     @atomic
-    def give_up(self, mark: int, deadline: float) -> tuple[list[Entry], list[Entry]]:
-        """The deadline has come: what is up to `mark` and has no outcome has failed; a late answer changes nothing.
+    def give_up(self, mark: int, deadline: float) -> tuple[list[Entry], list[Entry]] | None:
+        """What is up to `mark` and has no outcome has failed; a late answer changes nothing.
 
         What is in the spool waits there, rather than to fail. Whoever still hangs in a request has lost its shift, and
         goes home when it comes back. Nothing is given up when the client was restarted meanwhile.
 
-        Returns what has failed, and what is dropped because it had to make room in the spool.
+        Returns what has failed, and what is dropped because it had to make room in the spool: a flush waits until that
+        was `told`. None: not yet, there is time, and an event is only in memory or in a request.
         """
+        failed: list[Entry] = []
         dropped: list[Entry] = []
         if deadline not in self._closers:
-            return [], dropped
+            return failed, dropped
+        if self._clock.monotonic() < deadline and (self._queue.at_stake(mark) or self._is_on_its_way(mark)):
+            return None
         self._shift = None
-        waiting = self._queue.take_up_to(mark)
-        entries: list[Entry] = []
+        self._queue.take_up_to(mark)
         for batch in self._queue.batches():
-            if batch.first > mark:
-                continue
-            dropped += self._queue.put_off(batch)[1]
-            failed = self._queue.settle(batch, failed=len(batch.entries))
-            if failed or batch is waiting:  # any other has its outcome already, and is in its callbacks
-                entries += failed
-                self._queue.finish(batch)
-        self.cut_short += len(entries) + len(dropped) + self._queue.on_disk
-        self._let_flushes_go()
-        return entries, dropped
+            if batch.first <= mark and not batch.is_settled:  # else it is in its callbacks
+                self._given_up.append((deadline, batch))
+                dropped += self._queue.put_off(batch)[1]
+                failed += self._queue.settle(batch, failed=len(batch.entries))
+        self.cut_short += len(failed) + len(dropped) + self._queue.on_disk
+        if self._queue.on_disk:
+            self._in_vain()
+        return failed, dropped
+
+    @atomic
+    def told(self, deadline: float) -> None:
+        """The callbacks of what this shutdown gave up have returned."""
+        self._told(deadline)
 
     @atomic
     def is_telling(self, mark: int, latch: Opens) -> bool:
@@ -474,7 +491,9 @@ class Dispatch:
         if self.refusal != "shutdown" or self._in_memory() or any(batch.is_settled for batch in queue.batches()):
             return []
         self._shift = None
+        self._has_left_some = self._has_left_some or queue.on_disk > 0
         queue.let_go += queue.on_disk + queue.adopted_on_disk; queue.on_disk = queue.adopted_on_disk = 0  # noqa: E702 # fmt: skip
+        self._let_flushes_go()
         return take_all()
 
     @atomic
@@ -482,7 +501,7 @@ class Dispatch:
         """Take events again, as after construction; what is pending stays, but for what a shutdown has let go of."""
         self._ledger.handed_over += self._queue.let_go; self._queue.let_go = 0; self.refusal = refusal  # noqa: E702 # fmt: skip
         self._closers.clear()
-        self._failing = False
+        self._failing = self._has_left_some = False
         self._start_again_at = -NEVER
 
     # --- a process that only loads, and its workers
@@ -515,9 +534,19 @@ class Dispatch:
     # --- inside a step
 
     def _in_memory(self) -> int:
-        """Events that are pending, and not in the spool alone."""
-        queue = self._queue
-        return queue.pending() - queue.on_disk - queue.adopted_on_disk - queue.let_go
+        """Events that are pending, and not in the spool alone; sync calls' apart."""
+        return len(self._queue) + sum(len(batch.entries) for batch in self._queue.batches())
+
+    def _is_on_its_way(self, mark: float) -> bool:
+        """Is a batch up to `mark` in a request, and not in a pause?"""
+        return not self._resting and any(batch.entries and batch.first <= mark for batch in self._queue.batches())
+
+    def _told(self, deadline: float) -> None:
+        for closer, batch in list(self._given_up):
+            if closer == deadline:
+                self._queue.finish(batch)
+                self._given_up.remove((closer, batch))
+        self._let_flushes_go()
 
     def _is_over(self, shift: Shift) -> bool:
         """Has a shift in a caller's thread done what it was for, or tried in vain?"""
@@ -532,6 +561,12 @@ class Dispatch:
         if self._closers or serial <= self._flush_mark or len(self._queue) >= self._max_batch_size:
             return now
         return since + self._flush_interval
+
+    def _rest_until(self, again_at: float) -> None:
+        """A try has failed of what waits in the spool; a shutdown has only one."""
+        closing = self.closing_at()
+        self._backlog_at = again_at if closing == NEVER else max(again_at, closing)
+        self._in_vain()
 
     def _in_vain(self) -> None:
         self.in_vain += 1

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -177,7 +178,8 @@ def _drain(deadlines: list[tuple[Drains, float]]) -> bool:
     # All begin at once, so that a client that hangs takes no time from the others. Those that no thread works for
     # take turns in this one.
     threadless = [sender for sender, deadline in deadlines if not sender.hurry(deadline)]
-    for sender, deadline in deadlines:
+    # (These first: a thread that hangs would not leave them any.)
+    for sender, deadline in sorted(deadlines, key=lambda each: each[0] not in threadless):
         now = time.monotonic()
         turn = (deadline - now) / len(threadless) if sender in threadless else deadline - now
         drained |= sender.drain(now + turn)
@@ -208,6 +210,11 @@ def within(timeout: float, work: Callable[[float], T]) -> T:
 def no_more_threads() -> bool:
     """Is the interpreter being torn down? Other threads are frozen then; before 3.12 a new one hangs its starter."""
     return sys.is_finalizing()
+
+
+def main_thread_is_over() -> bool:
+    """Do exit handlers run? If no thread can be started there (Python 3.12), none will ever be."""
+    return not threading.main_thread().is_alive()
 
 
 def handlers_are_over() -> bool:

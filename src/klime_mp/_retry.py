@@ -112,7 +112,7 @@ class Patience:
         """A try failed at a moment when the shutdown's deadline was `closing` (`NEVER`: no shutdown)."""
         self._resume_at = until
         self._began_in_shutdown = closing < NEVER
-        self._spent = self._last_try
+        self._spent, self._last_try = self._last_try and self._began_in_shutdown, False
 
     def next_try(self, now: float, hold: float, closing: float) -> float | None:
         """The instant of the next try (now, if it has passed); None when there must be none.

@@ -20,7 +20,7 @@ from klime_mp._signals import raised_by_signal
 from klime_mp._steps import Backlog, Evicted, Refused, Shift, Sleep
 
 if TYPE_CHECKING:
-    from klime_mp._batch import Batch
+    from klime_mp._batch import Batch, Entry
     from klime_mp._callbacks import Callbacks
     from klime_mp._log import RateLimitedLog
     from klime_mp._spool import Place, Spool
@@ -87,11 +87,12 @@ class Sender:
         """
         if self._callbacks.inside() or self._dispatch.working_here():
             return False
-        has_failed = self._dispatch.was_in_vain()  # an end has one try, which may have been made before this waits
         until = NEVER  # of an end, when whatever comes meanwhile is sent as well, if there is time
         if mark is None:
             mark = until = self._dispatch.mark()
-            has_failed = self._dispatch.fails()
+            has_failed = self._has_failed(mark)
+        else:
+            has_failed = self._dispatch.was_in_vain()  # an end has one try, which may have been made before this waits
         if has_failed and self._dispatch.unfinished(mark):
             return False
         if self._dispatch.in_step():
@@ -104,8 +105,8 @@ class Sender:
             try:
                 asked = self._dispatch.ask(mark, latch)
                 if asked.done:
-                    return True
-                if self._dispatch.in_vain != in_vain:
+                    return not self._dispatch.unfinished(mark)
+                if self._dispatch.in_vain != in_vain and not self._dispatch.at_stake(mark):
                     return False
                 if work_here or (asked.shift is not None and not self.begin(asked.shift)):
                     self._work_here(min(deadline, self._dispatch.closing_at()), until)
@@ -118,29 +119,37 @@ class Sender:
                 self._dispatch.forget(mark, latch)
 
     async def aflush(self, deadline: float) -> bool:
-        """`flush` for asyncio: it takes no thread, however many wait, and never sends in the event loop's."""
+        """`flush` for asyncio: it takes no thread, however many wait, and sends in the loop's only at an exit."""
         from klime_mp._aside import LoopLatch  # noqa: PLC0415 # loads asyncio, as whoever awaits this has done
 
         if self._callbacks.inside() or self._dispatch.working_here():
             return False
         mark, in_vain = self._dispatch.mark(), self._dispatch.in_vain
-        if self._dispatch.fails() and self._dispatch.unfinished(mark):
+        if self._has_failed(mark) and self._dispatch.unfinished(mark):
             return False
         while True:
             latch = LoopLatch()
             try:
                 asked = self._dispatch.ask(mark, latch)
                 if asked.done:
-                    return True
+                    return not self._dispatch.unfinished(mark)
                 now = self._clock.monotonic()
-                if self._dispatch.in_vain != in_vain or now >= deadline:
+                in_vain_now = self._dispatch.in_vain != in_vain and not self._dispatch.at_stake(mark)
+                if in_vain_now or now >= deadline:
                     return False
                 again_at = asked.again_at
                 if asked.shift is not None and not self.begin(asked.shift):
+                    if _exit.main_thread_is_over():  # in the event loop's thread after all, as there is no other
+                        self._work_here(min(deadline, self._dispatch.closing_at()), mark)
+                        return not self._dispatch.unfinished(mark)
                     again_at = now + START_AGAIN
                 await latch.wait(min(deadline, again_at) - now)
             finally:
                 self._dispatch.forget(mark, latch)
+
+    def _has_failed(self, mark: float) -> bool:
+        """Has the last try failed, the next one still to come, and is everything up to `mark` safe?"""
+        return self._dispatch.fails() and not self._dispatch.at_stake(mark)
 
     def has_work(self) -> bool:
         """Is anything here that a flush would wait for?"""
@@ -169,30 +178,33 @@ class Sender:
             return False
         try:
             mark = self._dispatch.begin_closing(deadline, refusal)
-            while not (all_sent := self.flush(deadline, mark)):
-                # A try was in vain. What is on disk is safe there; what is in memory only has its other tries.
-                if self._dispatch.in_step() or not self._dispatch.at_stake(mark) or not self._has_time(deadline):
+            while not self.flush(deadline, mark) and not self._dispatch.in_step():
+                # The deadline has come, or a try was in vain. What is on disk is safe there; what is in memory only
+                # has its other tries, and a request that has begun may still be answered.
+                given_up = self._dispatch.give_up(mark, deadline)
+                if given_up is not None:
+                    self._tell(*given_up, mark, deadline)
                     break
-            if not all_sent and not self._dispatch.in_step():
-                failed, dropped = self._dispatch.give_up(mark, deadline)
-                self._delivery.report_failed(failed, OUT_OF_TIME)
-                self._delivery.report_dropped(dropped)
-                self._hear_out(mark, deadline + HEAR_OUT)
+            if not self._dispatch.mine():
+                return False  # on_error has forked, and this is the child
             self.tidy()
         finally:
-            self._dispatch.end_closing(deadline)
-        return self._dispatch.cut_short == cut_short
+            if self._dispatch.mine():
+                self._dispatch.end_closing(deadline)
+        return self._dispatch.cut_short == cut_short and not self._dispatch.unfinished(mark)
 
-    def _hear_out(self, mark: int, until: float) -> None:
-        """Let callbacks end: of an outcome that the sender has written just in time, the exit must not cut them off."""
-        while (now := self._clock.monotonic()) < until:
+    def _tell(self, failed: list[Entry], dropped: list[Entry], mark: int, deadline: float) -> None:
+        """Tell of what was given up. Callbacks of what the sender itself has written just in time may end."""
+        self._delivery.report_failed(failed, OUT_OF_TIME)
+        self._delivery.report_dropped(dropped)
+        if not self._dispatch.mine():
+            return
+        self._dispatch.told(deadline)
+        while (now := self._clock.monotonic()) < deadline + HEAR_OUT:
             latch = self._clock.latch()
             if not self._dispatch.is_telling(mark, latch):
                 return
-            latch.wait(until - now)
-
-    def _has_time(self, deadline: float) -> bool:
-        return self._clock.monotonic() < deadline
+            latch.wait(deadline + HEAR_OUT - now)
 
     def tidy(self) -> None:
         """Leave no file without events, and after a shutdown none at all."""
@@ -275,8 +287,7 @@ class Sender:
         try:
             bodies = self._spool.next(step.max_events, step.max_bytes)
         except OSError:
-            self._dispatch.has_not_read()
-            self._dispatch.pace(LOOK_INTERVAL)
+            self._dispatch.has_not_read(LOOK_INTERVAL)
             return
         if not bodies:
             elsewhere = self._spool.has_unfinished()

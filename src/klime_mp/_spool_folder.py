@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from klime_mp import _segment
@@ -62,10 +63,12 @@ def _modified(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def used(folder: str) -> int:
-    """Bytes that the spool's files take."""
+def used(folder: str, but: Container[str] = ()) -> int:
+    """Bytes that the spool's files take, apart from those so named."""
     total = 0
     for name in names(folder):
+        if name in but:
+            continue
         try:
             total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 # as above
         except OSError:  # it has just gone

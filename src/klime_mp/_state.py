@@ -159,10 +159,8 @@ class ProcessState:
             if _exit.over_somewhere and _exit.handlers_are_over() and self._road.exit_timeout is not None:
                 # Nobody comes after us who would wait for this event.
                 _exit.within(self._road.exit_timeout, self._drain)
-        except Exception as error:  # a defect of ours, or no memory: the caller's request must not suffer
-            if raised_by_signal(error):
-                raise
-            self._log("internal", logging.ERROR, f"{kind}: internal error: {error!r}")
+        except Exception as error:  # noqa: BLE001 # of what kind, is told there
+            self._say_internal(kind, error)
             return None
         return built["messageId"]  # type: ignore[no-any-return] # before_send's is checked
 
@@ -291,6 +289,7 @@ class ProcessState:
     def say_dropped(self, bodies: list[bytes], count: int) -> None:
         """These waited longest in the spool, and are gone."""
         self._callbacks.make_room("spool", bodies, count)
+        self._stay_out_of_children()
 
     def _refuse(self, kind: str, drop: _Dropped) -> None:
         self._dispatch.drop(drop.reason)
@@ -299,6 +298,13 @@ class ProcessState:
         self._callbacks.drop(drop.body, drop.reason)
         if self._config.strict and drop.error is not None:
             raise drop.error from None
+
+    def _say_internal(self, kind: str, error: Exception) -> None:
+        """A defect of ours, or no memory: the caller's request must not suffer. What a signal handler raised passes."""
+        if raised_by_signal(error):
+            raise error
+        if not isinstance(error, _Forked):
+            self._log("internal", logging.ERROR, f"{kind}: internal error: {error!r}")
 
     def _transport(self) -> Transport:
         return Transport(self._config, self._clock)

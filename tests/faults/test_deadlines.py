@@ -11,7 +11,7 @@ import pytest
 
 import klime_mp
 from klime_mp._dispatch import Dispatch
-from support.clients import Stopwatch, track, wait_for_retry
+from support.clients import Stopwatch, track, wait_for_retry, wait_until
 from support.ledger import assert_ledger
 from support.script import run_script
 from support.sockets import DrippingBody, FullBacklog, SilentServer
@@ -184,6 +184,41 @@ def test_a_callback_that_does_not_end_keeps_no_shutdown(make_client, collector):
         assert took.seconds < 0.3 + GRACE
     finally:
         release.set()
+
+
+def test_a_flush_waits_for_the_callbacks_of_what_a_shutdown_gave_up(make_client, collector):
+    collector.faults({"hang": True, "times": None})
+    begun, release, told = threading.Event(), threading.Event(), []
+
+    def on_error(*_):
+        begun.set()
+        told.append(release.wait(20))
+
+    client = make_client(on_error=on_error)
+    track(client, 1)
+    closing = threading.Thread(target=client.shutdown, args=(200,))
+    closing.start()
+    assert begun.wait(20)
+    assert client.flush(50) is False
+    release.set()
+    assert client.flush(20_000) is True
+    assert told == [True]
+    closing.join()
+
+
+def test_a_restart_beside_a_shutdown_says_that_something_is_left(make_client, collector):
+    collector.faults({"hang": True, "times": None})
+    client = make_client()
+    track(client, 1)
+    client.flush(0)
+    collector.wait_for_requests(1)
+    answers = []
+    closing = threading.Thread(target=lambda: answers.append(client.shutdown(1000)))
+    closing.start()
+    wait_until(lambda: client._here()._dispatch._closers, "the shutdown")
+    client.restart()
+    closing.join()
+    assert answers == [False]
 
 
 def test_shutdown_fails_what_waits_behind_a_request_that_hangs(make_client, seen, collector):

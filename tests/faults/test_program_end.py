@@ -392,3 +392,42 @@ def test_a_false_alarm_leaves_the_real_end_its_time(collector, healthy):
         collector,
     )
     assert collector.serials() == (["before", "after"] if healthy else ["after"])
+
+
+def test_a_client_without_a_thread_has_its_time_at_an_exit(collector):
+    """Where no thread can be started any more (3.12), and another client's hangs."""
+    with SilentServer() as server:
+        run_script(
+            f"""
+            import atexit, klime_mp
+            hangs = klime_mp.Client("key", endpoint={server.url!r}, flush_interval=10, shutdown_timeout=1500)
+            idle = klime_mp.Client(flush_interval=10, shutdown_timeout=1500)
+            for client in hangs, idle:
+                client.track("e", {{"serial": 1}}, user_id=1)
+            idle.flush()
+            while idle._here()._dispatch._shift is not None:
+                time.sleep(0.01)
+            for serial in 2, 3:
+                atexit.register(lambda serial=serial: idle.track("e", {{"serial": serial}}, user_id=1))
+            """,
+            collector,
+        )
+    assert sorted(collector.serials()) == [1, 2, 3]
+
+
+def test_aflush_in_an_exit_handler(collector):
+    ended = run_script(
+        """
+        import asyncio, atexit, klime_mp
+        client = klime_mp.Client()
+
+        def bye():
+            client.track("e", {"serial": 1}, user_id=1)
+            say(flushed=asyncio.run(client.aflush()))
+
+        atexit.register(bye)
+        """,
+        collector,
+    )
+    assert ended.facts["flushed"] is True
+    assert collector.serials() == [1]

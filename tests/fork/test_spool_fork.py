@@ -417,6 +417,44 @@ def test_a_clean_run_leaves_nothing(collector, tmp_path, leave):
     assert_each_once(collector, expected + ([] if "_exit" in leave else ["1-other", "3-other"]))
 
 
+def test_on_drop_forks(collector, tmp_path):
+    """In the middle of a call whose event is to be written: it is the parent's, and the child goes its own way."""
+    ended = run_program(
+        """
+        held, forked, children = threading.Event(), threading.Event(), []
+
+        def hold():
+            with client._here()._dispatch._lock:
+                held.set()
+                forked.wait()
+
+        def on_drop(event, reason):
+            if not children:
+                threading.Thread(target=hold).start()
+                held.wait()
+                children.append(os.fork())
+                forked.set()  # the child has no such thread: there the lock is held for ever
+
+        client = klime_mp.Client(spool_max_bytes=8000, max_queue_size=2, flush_interval=60_000, on_drop=on_drop)
+        serial = 0
+        while not children:
+            serial += 1
+            tracked = client.track("e", {"serial": serial}, user_id=1)
+        if children == [0]:
+            assert tracked is None
+            assert client.track("e", {"serial": "child"}, user_id=1)
+            sys.exit(0)
+        assert tracked and join(children[0]) == 0
+        say(serial=serial)
+        """,
+        collector,
+        KLIME_SPOOL_DIR=str(tmp_path),
+    )
+    arrived = collector.serials()
+    assert len(arrived) == len(set(arrived))
+    assert {"child", *ended.all("serial")} <= set(arrived)
+
+
 def test_nothing_is_sent_at_an_exit_that_shall_not(collector, tmp_path):
     run(
         """

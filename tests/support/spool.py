@@ -12,10 +12,14 @@ from typing import Any
 
 from klime_mp import _segment, _spool_folder
 from klime_mp._config import Config
+from support.clients import wait_until
 from support.collector import track_event
 
 # A fault: the endpoint takes nothing.
 DOWN = {"status": 503, "times": None}
+
+# Options of a client whose first failure is followed by a rest that is longer than a test.
+LONG_REST = {"flush_interval": 10, "retry_initial_delay": 16_000, "retry_max_attempts": 1}
 
 # For programs (`support.program`): a client that adopts what there is, and delivers it.
 DRAIN = """
@@ -118,3 +122,14 @@ def forget_files(under: Any) -> None:
                     os.dup2(nothing.fileno(), int(number.name), inheritable=False)
         except OSError:
             pass
+
+
+def wait_for_disk(client, count):
+    """Return once so many events are on disk only, and the sender sleeps, in a back-off."""
+    queue, dispatch = client._here()._queue, client._here()._dispatch
+
+    def rests():
+        sleep = dispatch._asleep
+        return queue.on_disk == count and sleep is not None and sleep.until == dispatch._backlog_at
+
+    wait_until(rests, "the failure of the first try")

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -318,6 +319,40 @@ def test_an_event_is_not_safe_in_a_file_that_is_about_to_go(tmp_path, monkeypatc
         bench.spool.put_off(places[-1:])
     assert safe
     assert not any(safe)
+
+
+def test_one_file_is_enough_for_all_threads_that_want_room(tmp_path, monkeypatch):
+    """Also when each of them has seen that the spool is full, and reading what is dropped takes a while."""
+    bench = Bench(tmp_path, spool_max_bytes=8000)
+    while not bench.dropped:
+        bench.spool.put_off(bench.append(*numbered(1)))
+    while bench.spool._takes_more(bench.spool._current):
+        bench.spool.put_off(bench.append(*numbered(1)))
+    told = []
+    bench.say_dropped = lambda _, count: told.append(count)
+    drop_waiting = bench.drop_waiting
+
+    def step(take):
+        with bench.spool._lock:
+            drop_waiting(take)
+
+    bench.drop_waiting = step
+    came, has_read = threading.Barrier(8), threading.Event()
+    used, seen = _disk_spool.used, set()
+
+    def all_look_at_once(*args, **kwargs):
+        found = used(*args, **kwargs)
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            came.wait(20)
+        return found
+
+    monkeypatch.setattr(_disk_spool, "used", all_look_at_once)
+    monkeypatch.setattr(_segment.Segment, "bodies", lambda *_: has_read.wait(0.3) and [])
+    with ThreadPoolExecutor(8) as pool:
+        assert all(place for (place,) in pool.map(bench.append, numbered(8)))
+    assert len(told) == 1
+    assert not bench.said
 
 
 def test_the_dead_make_room_too(tmp_path):

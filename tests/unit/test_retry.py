@@ -260,6 +260,15 @@ def test_a_shutdown_cuts_a_back_off_to_one_last_try():
     assert waiting.failed(resume_at=104, closing=110).next_try(101, closing=110) is None
 
 
+def test_each_shutdown_has_its_last_try():
+    """The client was restarted while one had its own."""
+    waiting = Waiting().failed(resume_at=116)
+    assert waiting.next_try(100, closing=105) == 100
+    waiting.failed(resume_at=120)
+    assert waiting.next_try(101) == 120
+    assert waiting.next_try(102, closing=107) == 102
+
+
 def test_a_shutdown_after_the_back_off_cut_nothing():
     """The try that is due anyway is no last try: more may follow before the deadline."""
     waiting = Waiting().failed(resume_at=99)
