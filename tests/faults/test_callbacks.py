@@ -167,16 +167,18 @@ def test_flush_inside_returns_false_at_once(make_client, collector, own, timeout
 
 @pytest.mark.parametrize("timeout_ms", [None, 5000])
 def test_shutdown_inside_returns_false_at_once(make_client, collector, own, timeout_ms):
-    results = []
+    results, tracked = [], threading.Event()
 
     def callback(*_):
         if not results:
+            assert tracked.wait(10)
             with Stopwatch() as took:
                 result = client.shutdown(timeout_ms)
             results.append((result, took.seconds < PROMPT))
 
     client = make_client(max_batch_size=2, **{own: callback})
     track(client, 0, 1, 2, 3, 4)
+    tracked.set()
     wait_until(lambda: results, "the callback")
     assert client.flush(10_000)  # what was pending is sent all the same
     assert results == [(False, True)]
@@ -187,12 +189,16 @@ def test_shutdown_inside_returns_false_at_once(make_client, collector, own, time
 
 
 def test_shutdown_inside_keeps_its_deadline(make_client, collector, seen):
+    tracked = threading.Event()
+
     def on_success(response):
+        assert tracked.wait(10)
         collector.faults({"hang": True, "times": None})
         assert client.shutdown(300) is False
 
     client = make_client(max_batch_size=1, on_success=on_success)
     track(client, 0, 1, 2)
+    tracked.set()
     with Stopwatch() as took:
         assert client.flush(10_000)
     assert took.seconds < 0.3 + PROMPT + 1
@@ -243,14 +249,16 @@ def test_a_sync_call_inside(make_client, collector, own):
 
 
 def test_restart_and_stats_inside(make_client, collector, own):
-    sizes = []
+    sizes, tracked = [], threading.Event()
 
     def callback(*_):
+        assert tracked.wait(10)
         client.restart()
         sizes.append((client.queue_size(), client.stats().pending, repr(client).count("pending")))
 
     client = make_client(max_batch_size=1, **{own: callback})
     track(client, 0, 1)
+    tracked.set()
     assert client.flush()
     assert sizes[0] == (1, 1, 1)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from support.script import run_script
+from support.script import assert_ended_in_time, run_script
 from support.sockets import SilentServer
 
 START = """
+say_when_over()
 import klime_mp
 
 def track(*serials, client=None):
@@ -50,7 +51,7 @@ say(main_ended=time.monotonic())
         collector,
     )
     assert collector.summary()["requests"] == 0
-    assert finished.ended - finished.facts["main_ended"] < 2
+    assert finished.ended - finished.facts["main_ended"] < 5
 
 
 def test_an_explicit_shutdown_sends_all_the_same(collector):
@@ -109,11 +110,12 @@ def register(moment):
     if moment == {registered!r}:
         atexit.register(track, "last")
 
+say_when_over()
 atexit.register(lambda: say_ledger(klime_mp.get_client()))
 register("before import")
 import klime_mp
 register("before client")
-klime_mp.configure(shutdown_timeout=600, request_timeout=3000, retry_initial_delay=5)
+klime_mp.configure(shutdown_timeout=600, request_timeout=10_000, retry_initial_delay=5)
 register("after client")
 if {pending}:
     track("first")
@@ -122,7 +124,7 @@ say(main_ended=time.monotonic())
 """
     collector.faults({"hang": True, "times": None})
     finished = run_script(source, collector)
-    assert finished.ended - finished.facts["main_ended"] < 0.6 + 0.5 + 0.5
+    assert_ended_in_time(finished, 0.6)
     assert finished.facts["stats"]["failed"] == 1 + pending
     assert finished.facts["stats"]["pending"] == 0
 
@@ -134,6 +136,7 @@ def test_a_client_that_hangs_does_not_starve_another(collector, where):
         finished = run_script(
             f"""
 import atexit
+say_when_over()
 
 def track():
     for serial in range(3):
@@ -156,7 +159,7 @@ say(main_ended=time.monotonic())
     hanging, healthy = finished.facts["stats"]
     assert (hanging["failed"], hanging["pending"]) == (3, 0)
     assert (healthy["delivered"], healthy["pending"]) == (3, 0)
-    assert finished.ended - finished.facts["main_ended"] < 1 + 0.5 + 0.5
+    assert_ended_in_time(finished, 1)
 
 
 def test_several_clients_that_hang_share_one_deadline(collector):
@@ -170,7 +173,7 @@ say(main_ended=time.monotonic())
 """,
             collector,
         )
-    assert finished.ended - finished.facts["main_ended"] < 1 + 0.5 + 0.5
+    assert_ended_in_time(finished, 1)
 
 
 def test_a_client_that_was_collected(collector):
@@ -220,7 +223,7 @@ say(main_ended=time.monotonic())
 """,
         collector,
     )
-    assert finished.ended - finished.facts["main_ended"] < 1 + 0.5 + 0.5
+    assert_ended_in_time(finished, 1)
 
 
 def test_a_callback_that_never_returns_does_not_keep_the_exit(collector):
@@ -233,7 +236,7 @@ say(main_ended=time.monotonic())
         collector,
     )
     assert collector.serials() == [0]
-    assert finished.ended - finished.facts["main_ended"] < 0.5 + 0.5 + 0.5
+    assert_ended_in_time(finished, 0.5)
 
 
 def test_an_exit_in_a_callback_loses_no_event(collector):

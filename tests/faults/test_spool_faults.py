@@ -574,7 +574,7 @@ def test_flush_does_not_wait_for_what_others_tracked(spooling, collector, spool)
     assert client._adopt() == 2000
     wait_until(lambda: client.stats().delivered, "a part of the backlog")
     track(client, "mine")
-    flushed = client.flush(2000)
+    flushed = client.flush(8000)
     assert client.stats().pending > 100, "nothing was shown: the backlog was gone"
     assert flushed
     collector.faults()
@@ -584,7 +584,7 @@ def test_flush_does_not_wait_for_what_others_tracked(spooling, collector, spool)
 @pytest.mark.parametrize("how", ["flush", "shutdown"])
 def test_ones_own_events_on_disk_go_first(spooling, collector, spool, how):
     plant(folder_of(spool, collector), lines(*range(4000)))
-    collector.faults({"delay_ms": 40, "times": None})
+    collector.faults({"delay_ms": 1500}, {"delay_ms": 40, "times": None})
     client = spooling(flush_interval=10, max_queue_size=20, max_batch_size=20)
     assert client._adopt() == 4000
     own = [f"own-{n}" for n in range(40)]

@@ -78,8 +78,9 @@ def test_a_deadline_between_the_outcome_and_its_note(spooling, collector, spool,
     client = spooling()
     track(client, *range(5))
     with Pause(client._here()._spool, "acknowledge") as pause:
-        client.shutdown(200)
+        client.flush(0)
         pause.wait()
+        client.shutdown(200)
         drain(spooling, collector)
     threads.wait_for_none()
     drain(spooling, collector)

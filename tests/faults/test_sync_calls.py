@@ -131,11 +131,11 @@ def test_a_body_that_drips(make_client, closed_afterwards):
 
 
 def test_the_default_timeout_is_request_timeout_in_total(make_client, collector):
-    client = make_client(request_timeout=500, retry_max_attempts=50, retry_initial_delay=100)
+    client = make_client(request_timeout=2000, retry_max_attempts=50, retry_initial_delay=100)
     collector.faults({"status": 503, "delay_ms": 100, "times": None})
     with Stopwatch() as took, pytest.raises(klime_mp.SendError):
         send(client)
-    assert took.seconds < 0.5 + GRACE
+    assert took.seconds < 2 + GRACE
     assert client.stats().requests >= 2
     assert_ledger(client, failed=1)
 
@@ -144,8 +144,8 @@ def test_a_back_off_beyond_the_timeout_says_why(make_client, collector):
     client = make_client(retry_initial_delay=10_000)
     collector.faults({"status": 503})
     with Stopwatch() as took, pytest.raises(klime_mp.SendError, match="503"):
-        send(client, timeout_ms=700)
-    assert took.seconds < 0.7 + GRACE
+        send(client, timeout_ms=4000)
+    assert took.seconds < 3
     assert_ledger(client, failed=1, requests=1)
 
 
@@ -153,7 +153,7 @@ def test_a_back_off_beyond_the_timeout_has_the_status_of_the_last_answer(make_cl
     client = make_client(retry_initial_delay=10_000)
     collector.faults({"status": 503})
     with pytest.raises(klime_mp.SendError) as raised:
-        send(client, timeout_ms=700)
+        send(client, timeout_ms=4000)
     assert raised.value.status_code == 503
 
 
@@ -167,9 +167,9 @@ def test_no_time_at_all(client, collector):
 
 @pytest.mark.parametrize("late", [{}, {"status": 400}, {"reject": [0]}], ids=str)
 def test_a_late_answer_changes_nothing(client, collector, seen, threads, late):
-    collector.faults({"delay_ms": 700, **late})
+    collector.faults({"delay_ms": 2500, **late})
     with pytest.raises(klime_mp.SendError):
-        send(client, timeout_ms=200)
+        send(client, timeout_ms=500)
     assert_ledger(client, failed=1, requests=1)
     before = client.stats()
     threads.wait_for_none()
@@ -211,7 +211,8 @@ def test_flush_and_shutdown_do_not_wait_for_it(make_client, collector):
     assert_ledger(client, delivered=1)
 
 
-def test_many_threads(client, collector):
+def test_many_threads(make_client, collector):
+    client = make_client(retry_max_attempts=10)  # one of them may draw all the failures
     collector.faults({"delay_ms": 50, "times": 4}, {"status": 503, "times": 3}, {"reject": [0], "times": 3})
 
     def work(number):
@@ -297,7 +298,14 @@ def test_ctrl_c_ends_a_program_in_a_sync_call(collector):
         """
 import klime_mp, signal, threading
 client = klime_mp.Client()
-threading.Timer(0.5, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+
+def strike():
+    while not client.stats().requests:
+        time.sleep(0.01)
+    time.sleep(1)  # now it hangs
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+threading.Thread(target=strike, daemon=True).start()
 try:
     client.track_sync("Tested", {"serial": 0}, user_id="user_1")
 except KeyboardInterrupt:
@@ -310,7 +318,7 @@ say(main_ended=time.monotonic())
     assert finished.facts["stats"]["failed"] == 1
     assert finished.facts["stats"]["pending"] == 0
     assert collector.serials() == [1]
-    assert finished.ended - finished.facts["main_ended"] < 2
+    assert finished.ended - finished.facts["main_ended"] < 5
 
 
 def test_a_call_while_the_endpoint_has_asked_for_a_rest(make_client, collector):

@@ -15,6 +15,7 @@ import urllib3
 from urllib3.connectionpool import HTTPConnectionPool
 
 import klime_mp
+from klime_mp import _dispatch
 from support.clients import track, wait_until
 from support.collector import Inbox
 from support.ledger import assert_ledger
@@ -213,12 +214,13 @@ def test_https_with_a_certificate_nobody_vouches_for(make_client, tls_collector_
 # --- the connection
 
 
-def test_several_batches_use_one_connection(make_client, collector, forwarder):
+def test_several_batches_use_one_connection(make_client, collector, forwarder, monkeypatch):
+    monkeypatch.setattr(_dispatch, "LINGER", 5)
     client = make_client(endpoint=forwarder.url, max_batch_size=2)
     collector.faults({"delay_ms": 0}, {"status": 503}, {"status": 400}, {"reject": [0]})
     track(client, *range(10))
     assert client.flush()
-    track(client, *range(10, 14))  # within the half second for which the thread stays
+    track(client, *range(10, 14))  # while the thread stays
     assert client.flush()
     assert_ledger(client, delivered=11, rejected=1, failed=2, requests=8, retries=1)
     assert forwarder.connections == 1
@@ -228,7 +230,7 @@ def test_an_idle_client_holds_no_connection(make_client, collector, forwarder):
     client = make_client(endpoint=forwarder.url)
     track(client, 0)
     assert client.flush()
-    wait_until(lambda: forwarder.open == 0, "the connection is closed", timeout=2)
+    wait_until(lambda: forwarder.open == 0, "the connection is closed", timeout=5)
     track(client, 1)
     assert client.flush()
     assert forwarder.connections == 2
@@ -239,7 +241,7 @@ def test_an_idle_client_holds_no_connection(make_client, collector, forwarder):
 def test_a_sync_call_leaves_no_connection(make_client, collector, forwarder):
     client = make_client(endpoint=forwarder.url)
     client.track_sync("Tested", user_id="user_1")
-    wait_until(lambda: forwarder.open == 0, "the connection is closed", timeout=2)
+    wait_until(lambda: forwarder.open == 0, "the connection is closed", timeout=5)
 
 
 def test_a_connection_that_was_closed_meanwhile_is_made_anew(make_client, collector, forwarder):

@@ -194,7 +194,9 @@ def test_fork_from_c_is_noticed_by_the_pid(collector, when):
                 client.track("e", {{"serial": f"parent-{{n}}"}}, user_id=1)
         if when == "with the sender in a request":
             wait_for(lambda: client.stats().requests, "the request")
-        time.sleep(0.2)  # the GIL is free: the sender reaches its sleep
+        if when == "with events pending":
+            wait_for(lambda: client._here()._dispatch._asleep, "the sender's sleep")
+        time.sleep(0.2)  # and the GIL is free
         pids = []
         for child in range(3):
             pids.append(fork())
@@ -224,7 +226,8 @@ def test_a_child_draws_ids_of_its_own(collector, fork):
         import ctypes
         client = klime_mp.Client(flush_interval=60_000)
         say(ids=client.track("e", user_id=1))
-        time.sleep(0.2)  # with a fork from C: the sender reaches its sleep, as above
+        wait_for(lambda: client._here()._dispatch._asleep, "the sender's sleep")
+        time.sleep(0.2)  # with a fork from C: the GIL is free, as above
         pids = []
         for child in range(3):
             pids.append({fork}())

@@ -206,14 +206,16 @@ def test_ten_clients_forked_fifty_times(collector, tmp_path):
 @pytest.mark.parametrize("how", ["os.fork()", "ctypes.PyDLL(None).fork()"])
 def test_a_child_lives_on_when_its_parent_dies(collector, tmp_path, how):
     """It has no part in its parent's files; it may adopt them, once the parent is dead."""
-    run(
+    ended = run(
         f"""
         import ctypes
+        over, to_the_end = os.pipe()
         pid = os.fork()
         if not pid:
             client = klime_mp.Client(flush_interval=60_000)
-            track(client, *range(20))
-            time.sleep(0.2)  # with a fork from C: the sender reaches its sleep, see test_fork.py
+            track(client, *range(19))  # no batch yet
+            wait_for(lambda: client._here()._dispatch._asleep, "the sender's sleep")
+            time.sleep(0.2)  # with a fork from C: the GIL is free, see test_fork.py
             parent, (reader, writer) = os.getpid(), os.pipe()
             if not {how}:
                 os.close(writer)
@@ -222,17 +224,20 @@ def test_a_child_lives_on_when_its_parent_dies(collector, tmp_path, how):
                 assert len(opened()) == 1, opened()
                 while client._adopt():
                     assert client._flush_adopted(10_000)
-                assert client.flush(10_000)
-                assert client.stats().adopted == 20
+                assert client.shutdown(10_000)
+                say(adopted=client.stats().adopted)
                 os._exit(0)
             os.kill(parent, signal.SIGKILL)
         assert join(pid) == -signal.SIGKILL
-        wait_for(lambda: not spooled(), "the delivery")
+        os.close(to_the_end)
+        os.read(over, 1)
+        assert not spooled()
         """,
         collector,
         tmp_path,
     )
-    assert_each_once(collector, [*range(20), "child"])
+    assert ended.all("adopted") == [19]
+    assert_each_once(collector, [*range(19), "child"])
 
 
 def test_what_one_client_took_over_stays_locked_when_another_is_first_used(collector, tmp_path):
@@ -257,7 +262,8 @@ def test_what_one_client_took_over_stays_locked_when_another_is_first_used(colle
             one, other = klime_mp.Client(flush_interval=60_000), klime_mp.Client(flush_interval=60_000)
             track(one, *range(19))
             other.stats()
-            time.sleep(0.2)  # the sender reaches its sleep, see test_fork.py
+            wait_for(lambda: one._here()._dispatch._asleep, "the sender's sleep")
+            time.sleep(0.2)  # the GIL is free, see test_fork.py
             parent, (reader, writer) = os.getpid(), os.pipe()
             if not ctypes.PyDLL(None).fork():
                 os.close(writer)

@@ -154,7 +154,7 @@ def test_a_client_that_hangs_does_not_take_the_time_of_the_others(collector):
             client.track("Worked", user_id=1)
         began = time.monotonic()
         signals.task_postrun.send(sender="task")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 4
         assert (hanging.queue_size(), fine.queue_size()) == (1, 0)
         os._exit(0)
         """,
@@ -282,7 +282,7 @@ def test_a_hanging_endpoint_does_not_hold_up_the_end_of_a_child(collector, tmp_p
         worker.wait_for_log("succeeded in")
         began = time.monotonic()
         worker.wait_for_log("the shutdown's deadline came first; 1 events are lost")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 4  # the request hangs for ten, and two deadlines in a row would be four
         worker.stop()
 
 
@@ -298,7 +298,7 @@ def test_a_hanging_endpoint_does_not_hold_up_the_stop(collector, tmp_path):
 
     # Celery takes its time, too: what the endpoint adds is what counts.
     usual = seconds_to_stop("answers")
-    assert seconds_to_stop("hangs", HANG) - usual < 2.5
+    assert seconds_to_stop("hangs", HANG) - usual < 4
 
 
 def test_a_cold_stop_while_the_endpoint_hangs_ends(collector, tmp_path):

@@ -45,11 +45,11 @@ def test_ctrl_c_loses_nothing(worker_class, collector, tmp_path):
 @pytest.mark.parametrize("hooks", [False, True], ids=["no_hooks", "hooks"])
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
 def test_a_hanging_endpoint_does_not_hold_up_the_stop(worker_class, hooks, collector, tmp_path):
-    # The exit handlers share one deadline: two of them in a row would take 4 s, the hanging request 10 s.
-    klime = {"flush_interval": 100, "shutdown_timeout": 2000}
+    # The exit handlers share one deadline: two of them in a row would take 6 s, the hanging request 10 s.
+    klime = {"flush_interval": 100, "shutdown_timeout": 3000}
     with Gunicorn(tmp_path, collector, *options(worker_class, hooks=hooks), klime=klime) as server:
         collector.wait_for(1)  # the master's own; it would wait after its workers did
         collector.faults({"hang": True, "times": None})
         assert server.load(8) == 8
         seconds = server.stop()
-    assert seconds < 3.5
+    assert seconds < 5.5

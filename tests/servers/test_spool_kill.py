@@ -79,12 +79,18 @@ def children(pid):
 
 def kill_workers(server, moments, times, most, work=lambda: None):
     """SIGKILL so many times to a child of the server's master, at most `most` seconds apart; they are replaced."""
+    found = []
+
+    def found_some():
+        found[:] = children(server.pid)
+        return found
+
     for _ in range(times):
         work()
         moments.wait(most)
-        server.wait_until(lambda: children(server.pid), "a worker is there")
+        server.wait_until(found_some, "a worker is there")
         with contextlib.suppress(ProcessLookupError):
-            os.kill(moments.choose(children(server.pid)), SIGKILL)
+            os.kill(moments.choose(found), SIGKILL)
 
 
 @contextlib.contextmanager
@@ -237,6 +243,7 @@ def test_celery_prefork(collector, tmp_path, moments):
 def kill_a_family(folder, inbox, moments, klime, size=4):
     """All processes at once, parent and children, each with events that it has not sent."""
     with Program(folder, inbox, "python", "-c", FAMILY, size, klime=klime) as family:
+        family.wait_until(lambda: len(list((folder / "spool").glob("*/*"))) > size, "all of them have tracked")
         family.wait_for_events(100 * (size + 1))
         moments.wait(0.2)
     return family  # the end of the block kills the process group
@@ -252,7 +259,7 @@ def test_a_whole_process_group(collector, tmp_path, moments):
 
 def test_killed_in_the_middle_of_draining(collector, tmp_path, moments):
     family = kill_a_family(tmp_path, collector, moments, options(tmp_path, flush_interval=NEVER))
-    collector.faults({"delay_ms": 100, "times": None})
+    collector.faults({"delay_ms": 500, "times": None})
     kills = 0
     for _ in range(8):
         before = collector.summary()["requests"]

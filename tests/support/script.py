@@ -25,6 +25,11 @@ faulthandler.dump_traceback_later({DEADLINE - 5}, exit=True)
 def say(**facts):
     os.write(1, (json.dumps(facts) + "\\n").encode())
 
+def say_when_over():
+    "Call it before klime_mp is imported: handlers run in the reverse order."
+    import atexit
+    atexit.register(lambda: say(handlers_over=time.monotonic()))
+
 def say_ledger(client, **facts):
     say(**facts, stats=vars(client.stats()))
 """
@@ -71,3 +76,13 @@ def run_script(source: str, inbox: Inbox, *, status: int = 0, **env: str) -> Fin
         facts.update(json.loads(line))
     assert process.returncode == status, f"exit status {process.returncode}\n{stdout}\n{stderr}"
     return Finished(process.returncode, facts, stderr, ended)
+
+
+def assert_ended_in_time(finished: Finished, seconds: float) -> None:
+    """From "main_ended" on, the exit's handlers took no longer, but for the half second that the contract allows.
+
+    What an interpreter takes to end itself is the machine's, but must not be a hang: a request takes ten seconds.
+    """
+    main_ended = finished.facts["main_ended"]
+    assert finished.facts["handlers_over"] - main_ended < seconds + 0.5
+    assert finished.ended - main_ended < seconds + 5

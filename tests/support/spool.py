@@ -19,7 +19,7 @@ from support.collector import track_event
 DOWN = {"status": 503, "times": None}
 
 # Options of a client whose first failure is followed by a rest that is longer than a test.
-LONG_REST = {"flush_interval": 10, "retry_initial_delay": 16_000, "retry_max_attempts": 1}
+LONG_REST = {"flush_interval": 1000, "retry_initial_delay": 16_000, "retry_max_attempts": 1}
 
 # For programs (`support.program`): a client that adopts what there is, and delivers it.
 DRAIN = """

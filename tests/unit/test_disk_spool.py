@@ -586,15 +586,14 @@ def test_threads_append_and_acknowledge_at_once(tmp_path):
 
 
 def spooling_client(collector, tmp_path, **options):
-    return klime_mp.Client(
-        collector.write_key, endpoint=collector.endpoint, retry_initial_delay=1, spool_dir=str(tmp_path), **options
-    )
+    """Its logger is its own: what its sender says after the test is not for another test to hear."""
+    here = {"endpoint": collector.endpoint, "spool_dir": str(tmp_path), "logger": logging.getLogger(str(tmp_path))}
+    return klime_mp.Client(collector.write_key, retry_initial_delay=1, **here, **options)
 
 
 def test_an_event_that_leaves_the_memory_just_when_the_sender_looks(collector, tmp_path, monkeypatch, caplog):
     """It is counted as waiting on disk, and must be found there."""
-    logger = logging.getLogger("only this test's")  # a sender that another test left behind may have something to say
-    client = spooling_client(collector, tmp_path, max_queue_size=1, flush_interval=10, logger=logger)
+    client = spooling_client(collector, tmp_path, max_queue_size=1, flush_interval=10)
     spool = client._here()._spool
     looked = threading.Event()
     put_off, next_ = spool.put_off, spool.next
@@ -616,7 +615,7 @@ def test_an_event_that_leaves_the_memory_just_when_the_sender_looks(collector, t
         assert client.track("e", {"serial": n}, user_id=1)
     assert client.flush(10_000)
     assert client.stats().failed == 0
-    own = [record for record in caplog.records if record.name == logger.name]
+    own = [record for record in caplog.records if record.name == str(tmp_path)]
     assert [record.getMessage() for record in own if record.levelno >= logging.ERROR] == []
     assert sorted(collector.serials()) == [0, 1, 2]
     client.shutdown()
@@ -749,11 +748,11 @@ class NoThread:
 
 
 def test_a_file_can_be_adopted_after_a_shutdown(collector, tmp_path):
+    collector.faults({"status": 503, "times": None})
     client = spooling_client(collector, tmp_path)
     client.track("e", user_id=1)
     (path,) = files(tmp_path)
     assert is_locked(path)
-    collector.faults({"status": 503, "times": None})
     assert client.shutdown() is False
     assert not is_locked(path)
     collector.faults()

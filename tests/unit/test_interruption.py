@@ -5,6 +5,7 @@ gunicorn's QUIT and ABRT handlers and Celery's soft time limit raise like this, 
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -67,7 +68,10 @@ def assert_lock_is_free(client):
 
 
 def fresh_client(collector, **options):
-    return klime_mp.Client(collector.write_key, endpoint=collector.endpoint, retry_initial_delay=1, **options)
+    logger = logging.getLogger(collector.write_key)  # what it says after the test is not for another to hear
+    return klime_mp.Client(
+        collector.write_key, endpoint=collector.endpoint, retry_initial_delay=1, logger=logger, **options
+    )
 
 
 def prepare_first_event(client):

@@ -214,7 +214,7 @@ def test_importing_loads_little(imports):
 def test_importing_is_quick(imports):
     milliseconds = statistics.median(found["milliseconds"] for found in imports)
     print(f"import klime_mp: {milliseconds:.1f} ms")
-    assert milliseconds < 100  # the target is 30 on a machine with nothing else to do
+    assert milliseconds < 250  # the target is 30 on a machine with nothing else to do
 
 
 def test_what_is_beside_the_package_stays_there():

@@ -19,7 +19,7 @@ from klime_mp._ranges import Ranges
 from klime_mp._segment import Record, Segment, line, records
 from support.collector import environment
 from support.program import PRELUDE
-from support.spool import descriptors, event_body, files, forget_files, is_locked, lines, plant
+from support.spool import descriptors, files, forget_files, is_locked, lines, plant
 
 DONE = line(0, b'{"done":[[2,2]]}')
 
@@ -59,7 +59,7 @@ def delivered_from(folder, text, **how):
 
 def contents(count=4):
     """A small file: its lines, each with the number of its event, 0 for a done-line."""
-    made = [(number, line(number, event_body(number, text="x y")[-60:])) for number in range(1, count + 1)]
+    made = [(number, line(number, b'{"type":"track","properties":{"text":"x y"}}')) for number in range(1, count + 1)]
     made.insert(2, (0, line(0, b'{"done":[[9,9]]}')))
     return made
 

@@ -162,7 +162,7 @@ def term_under_load(folder, inbox):
 def timeout(folder, inbox):
     # gunicorn aborts the worker (SIGABRT), which raises SystemExit in the stuck request, and waits for a second.
     klime = {"flush_interval": NEVER}
-    with Server(folder, inbox, Kind("sync"), "--timeout", "2", preload=True, klime=klime) as server:
+    with Server(folder, inbox, Kind("sync"), "--timeout", "4", preload=True, klime=klime) as server:
         server.load(10)
         assert server.get("/stuck") != 200
         aborted = {int(pid) for pid in re.findall(r"WORKER TIMEOUT \(pid:(\d+)\)", server.log())}

@@ -13,7 +13,7 @@ from scenarios import NEVER, scenario
 
 CLOCK = 300  # milliseconds, for `flush_interval` where the clock has to send
 POLL_SECONDS = 0.02
-SLOW = 200  # milliseconds
+SLOW = 600  # milliseconds
 
 
 def run(shape, folder, inbox, **klime):

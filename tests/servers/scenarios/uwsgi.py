@@ -83,11 +83,11 @@ def graceful(folder, inbox):
     """A worker that is stopped in a request runs no exit handlers, unless uWSGI is told to let it finish."""
     hook = "unix_signal:15 gracefully_kill_them_all"
     with serve(folder, inbox, "--master", "--hook-master-start", hook) as server, ThreadPoolExecutor(1) as background:
-        answered = background.submit(server.load, 400)
+        answered = background.submit(server.load, 2000)
         server.wait_for_events(100)
         server.signal(signal.SIGTERM)
         seconds = server.ended()
-    assert 50 < answered.result() < 400, "it was stopped in the middle"
+    assert 50 < answered.result() < 2000, "it was stopped in the middle"
     return seconds
 
 
