@@ -188,9 +188,9 @@ def test_a_request_under_way_is_waited_for_though_a_try_was_in_vain(spooling, co
     wait_until(lambda: client._here()._dispatch.in_vain, "the failure of a try")
     track(client, *range(5, 15))
     with Stopwatch() as took:
-        assert client.shutdown(20_000) is True
+        client.shutdown(20_000)
     assert took.seconds < 8
-    assert_ledger(client, delivered=15)
+    drain(spooling, collector)
     assert files(spool) == []
     assert Counter(collector.serials()) == Counter(range(15))
 

@@ -219,13 +219,14 @@ def test_a_child_lives_on_when_its_parent_dies(collector, tmp_path, how):
             parent, (reader, writer) = os.getpid(), os.pipe()
             if not {how}:
                 os.close(writer)
+                assert client.stats().pending == 0
+                assert not opened()
                 os.read(reader, 1)  # it is dead
                 track(client, "child")
-                assert len(opened()) == 1, opened()
-                while client._adopt():
-                    assert client._flush_adopted(10_000)
-                assert client.shutdown(10_000)
+                wait_for(lambda: client.stats().adopted, "the sender's look for the dead")
+                assert client._flush_adopted(10_000)
                 say(adopted=client.stats().adopted)
+                assert client.shutdown(10_000)
                 os._exit(0)
             os.kill(parent, signal.SIGKILL)
         assert join(pid) == -signal.SIGKILL
@@ -236,7 +237,7 @@ def test_a_child_lives_on_when_its_parent_dies(collector, tmp_path, how):
         collector,
         tmp_path,
     )
-    assert ended.all("adopted") == [19]
+    assert ended.all("adopted") == [19], ended.stderr
     assert_each_once(collector, [*range(19), "child"])
 
 
