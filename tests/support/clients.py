@@ -84,6 +84,14 @@ def wait_until(condition: Any, what: str, timeout: float = 10) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def quiet_logger(name: str) -> logging.Logger:
+    """What a client says to it, perhaps long after its test, is not for another test to hear."""
+    logger = logging.getLogger(f"quiet.{name}")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
+
+
 def wait_for_retry(caplog: Any) -> None:
     """Return once a try has failed and the client has said that there will be another. Needs the level INFO."""
     wait_until(lambda: "will be sent again" in caplog.text, "a failed try")

@@ -27,6 +27,7 @@ from klime_mp._config import Config
 from klime_mp._disk_spool import DiskSpool
 from klime_mp._segment import line
 from klime_mp._spool import NoSpool
+from support.clients import quiet_logger
 from support.ledger import assert_balanced
 from support.spool import descriptors, files, forget_files, is_locked, lines, plant, total_bytes
 
@@ -586,14 +587,15 @@ def test_threads_append_and_acknowledge_at_once(tmp_path):
 
 
 def spooling_client(collector, tmp_path, **options):
-    """Its logger is its own: what its sender says after the test is not for another test to hear."""
-    here = {"endpoint": collector.endpoint, "spool_dir": str(tmp_path), "logger": logging.getLogger(str(tmp_path))}
-    return klime_mp.Client(collector.write_key, retry_initial_delay=1, **here, **options)
+    here = {"endpoint": collector.endpoint, "spool_dir": str(tmp_path), "logger": quiet_logger(collector.write_key)}
+    return klime_mp.Client(collector.write_key, retry_initial_delay=1, **{**here, **options})
 
 
 def test_an_event_that_leaves_the_memory_just_when_the_sender_looks(collector, tmp_path, monkeypatch, caplog):
     """It is counted as waiting on disk, and must be found there."""
-    client = spooling_client(collector, tmp_path, max_queue_size=1, flush_interval=10)
+    logger = quiet_logger(collector.write_key)
+    logger.addHandler(caplog.handler)
+    client = spooling_client(collector, tmp_path, max_queue_size=1, flush_interval=10, logger=logger)
     spool = client._here()._spool
     looked = threading.Event()
     put_off, next_ = spool.put_off, spool.next
@@ -615,7 +617,7 @@ def test_an_event_that_leaves_the_memory_just_when_the_sender_looks(collector, t
         assert client.track("e", {"serial": n}, user_id=1)
     assert client.flush(10_000)
     assert client.stats().failed == 0
-    own = [record for record in caplog.records if record.name == str(tmp_path)]
+    own = [record for record in caplog.records if record.name == logger.name]
     assert [record.getMessage() for record in own if record.levelno >= logging.ERROR] == []
     assert sorted(collector.serials()) == [0, 1, 2]
     client.shutdown()

@@ -5,7 +5,6 @@ gunicorn's QUIT and ABRT handlers and Celery's soft time limit raise like this, 
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ import pytest
 
 import klime_mp
 from klime_mp import _sender, _steps
+from support.clients import quiet_logger
 from support.ledger import assert_balanced
 from support.program import run_program
 
@@ -68,7 +68,7 @@ def assert_lock_is_free(client):
 
 
 def fresh_client(collector, **options):
-    logger = logging.getLogger(collector.write_key)  # what it says after the test is not for another to hear
+    logger = quiet_logger(collector.write_key)
     return klime_mp.Client(
         collector.write_key, endpoint=collector.endpoint, retry_initial_delay=1, logger=logger, **options
     )
