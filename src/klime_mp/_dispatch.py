@@ -545,7 +545,7 @@ class Dispatch:
         for closer, batch in list(self._given_up):
             if closer == deadline:
                 self._queue.finish(batch)
-                self._given_up.remove((closer, batch))
+        self._given_up = [each for each in self._given_up if each[0] != deadline]
         self._let_flushes_go()
 
     def _is_over(self, shift: Shift) -> bool:
