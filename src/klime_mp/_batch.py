@@ -18,18 +18,20 @@ class Batch:
     """Events taken off the queue to be sent together. `entries` is emptied in the step that writes their outcome.
 
     `alone` marks the event of a sync call: its caller waits for it, so flush and shutdown do not. `is_settled`: the
-    outcome is written; until the batch is finished the spool, and callbacks, may have to be told.
+    outcome is written; until the batch is finished the spool, and callbacks, may have to be told. `is_out`: a request
+    is being made of it.
     """
 
-    __slots__ = ("alone", "entries", "first", "is_settled", "owner")
+    __slots__ = ("alone", "entries", "first", "is_out", "is_settled", "owner")
 
     def __init__(
         self, entries: Iterable[Entry] = (), *, first: int = 0, owner: object = None, alone: bool = False
     ) -> None:
         self.entries = list(entries)
         self.first = first
-        self.owner = owner  # who delivers it
+        self.owner = owner  # who delivers it, or has given it up
         self.alone = alone
+        self.is_out = False
         self.is_settled = False
 
     def bodies(self) -> list[bytes]:

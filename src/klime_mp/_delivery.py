@@ -52,16 +52,16 @@ class Road(Protocol):
     def end_rest(self, latch: Latch) -> None:
         """The pause is over."""
 
-    def count_request(self, *, again: bool) -> None:
-        """A request is about to be made."""
+    def begin_request(self, batch: Batch, *, again: bool) -> list[bytes]:
+        """A request is about to be made. Returns the events' JSON; none when they have their outcome already."""
 
     def settle(
         self, batch: Batch, *, delivered: int = 0, rejected: int = 0, failed: int = 0, cut_short: bool = False
     ) -> Sequence[Entry]:
         """Write an outcome. Returns the events, none when they had one before."""
 
-    def try_in_vain(self) -> None:
-        """A try has failed of events that are safe in the spool."""
+    def try_in_vain(self, batch: Batch) -> None:
+        """A try has failed, and another will come."""
 
     def put_off(self, batch: Batch, seconds: float) -> tuple[Sequence[Entry], Sequence[Entry]]:
         """Let what is in the spool wait there for so long, and drop what had to make room in it.
@@ -159,7 +159,7 @@ class Delivery:
                 continue
             attempt += 1
             answer = self._try(batch, transport, attempt)
-            if not batch.entries or not self._road.mine():
+            if answer is None or not batch.entries or not self._road.mine():
                 return []  # as above
             verdict = self._policy.judge(answer, attempt, wall=self._clock.wall(), random=random)
             now = self._clock.monotonic()
@@ -170,13 +170,9 @@ class Delivery:
             if verdict.fate is not Fate.RETRY:
                 return self._conclude(batch, verdict, answer)
             because, status = verdict.because, answer.status
-            self._tried_in_vain(batch)
+            self._road.try_in_vain(batch)
             self._listener.retrying(because, status, len(batch.entries))
             patience.back_off(now + verdict.wait, self._road.closing_at())
-
-    def _tried_in_vain(self, batch: Batch) -> None:
-        if batch.is_kept():
-            self._road.try_in_vain()
 
     def _rest(self, seconds: float, closing: float) -> None:
         latch = self._road.begin_rest(closing)
@@ -185,10 +181,11 @@ class Delivery:
         finally:
             self._road.end_rest(latch)
 
-    def _try(self, batch: Batch, transport: Transport, attempt: int) -> Answer:
-        self._road.count_request(again=attempt > 1)
-        body = ENVELOPE[0] + b",".join(batch.bodies()) + ENVELOPE[1]
-        return transport.post(body, self._road.answer_by())
+    def _try(self, batch: Batch, transport: Transport, attempt: int) -> Answer | None:
+        bodies = self._road.begin_request(batch, again=attempt > 1)
+        if not bodies:
+            return None
+        return transport.post(ENVELOPE[0] + b",".join(bodies) + ENVELOPE[1], self._road.answer_by())
 
     def _put_off(self, batch: Batch, seconds: float) -> None:
         """Give up what is safe in the spool only for now."""

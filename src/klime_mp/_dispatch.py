@@ -70,7 +70,6 @@ class Dispatch:
         self._waiters: list[tuple[float, Opens]] = []  # flushes, and up to which event
         self._closers: list[float] = []  # deadlines of the shutdowns under way
         self._has_left_some = False  # a shutdown, in the spool, without an outcome
-        self._given_up: list[tuple[float, Batch]] = []  # by which of them, not yet told
         self._last_words: list[Opens] = []  # shutdowns whose deadline has come, and callbacks are running
         self._hold_until = -NEVER
         self.cut_short = 0  # events that a shutdown gave up
@@ -222,8 +221,11 @@ class Dispatch:
             return None
         if backlog:
             until = self._backlog_at if self._queue.head() is None else min(until, self._backlog_at)
-            if self._closers and self._queue.head() is None:
+            if self._closers and not self._in_memory():
                 self._in_vain()  # the shutdown has had its try: who waits for it need not
+                if shift.here:
+                    self._shift = None
+                    return None
         self._asleep = Sleep(self._clock.latch(), min(until, shift.limit))
         return self._asleep
 
@@ -272,9 +274,11 @@ class Dispatch:
         return entries
 
     @atomic
-    def try_in_vain(self) -> None:
-        """A try has failed of events that are safe: flushes do not wait for them any longer."""
-        self._in_vain()
+    def try_in_vain(self, batch: Batch) -> None:
+        """A try has failed, and another will come. When the events are safe, flushes do not wait for that."""
+        batch.is_out = False
+        if batch.is_kept():
+            self._in_vain()
 
     @atomic
     def put_off(self, batch: Batch, seconds: float) -> tuple[list[Entry], list[Entry]]:
@@ -359,13 +363,19 @@ class Dispatch:
     def finish(self, batch: Batch) -> None:
         """The batch is done with, callbacks included."""
         self._queue.finish(batch)
+        if self._closers:
+            self._wake()  # it may be the last in memory
         self._let_flushes_go()
 
     @atomic
-    def count_request(self, *, again: bool) -> None:
-        """A request is about to be made."""
-        self._ledger.requests += 1
-        self._ledger.retries += again
+    def begin_request(self, batch: Batch, *, again: bool) -> list[bytes]:
+        """A request is about to be made. Returns the events' JSON; none when they have their outcome already."""
+        bodies = batch.bodies()
+        if bodies:
+            batch.is_out = True
+            self._ledger.requests += 1
+            self._ledger.retries += again
+        return bodies
 
     @atomic
     def hold(self, until: float) -> None:
@@ -457,12 +467,12 @@ class Dispatch:
         if self._clock.monotonic() < deadline and (self._queue.at_stake(mark) or self._is_on_its_way(mark)):
             return None
         self._shift = None
-        self._queue.take_up_to(mark)
+        self._queue.take_up_to(mark, deadline)
         for batch in self._queue.batches():
             if batch.first <= mark and not batch.is_settled:  # else it is in its callbacks
-                self._given_up.append((deadline, batch))
                 dropped += self._queue.put_off(batch)[1]
                 failed += self._queue.settle(batch, failed=len(batch.entries))
+                batch.owner = deadline  # last: should an exception strike, what has no outcome is still its sender's
         self.cut_short += len(failed) + len(dropped) + self._queue.on_disk
         if self._queue.on_disk:
             self._in_vain()
@@ -502,7 +512,7 @@ class Dispatch:
         self._ledger.handed_over += self._queue.let_go; self._queue.let_go = 0; self.refusal = refusal  # noqa: E702 # fmt: skip
         self._closers.clear()
         self._failing = self._has_left_some = False
-        self._start_again_at = -NEVER
+        self._start_again_at = self._backlog_at = -NEVER
 
     # --- a process that only loads, and its workers
 
@@ -538,14 +548,13 @@ class Dispatch:
         return len(self._queue) + sum(len(batch.entries) for batch in self._queue.batches())
 
     def _is_on_its_way(self, mark: float) -> bool:
-        """Is a batch up to `mark` in a request, and not in a pause?"""
-        return not self._resting and any(batch.entries and batch.first <= mark for batch in self._queue.batches())
+        """Is a batch up to `mark` in a request?"""
+        return any(batch.is_out and batch.entries and batch.first <= mark for batch in self._queue.batches())
 
     def _told(self, deadline: float) -> None:
-        for closer, batch in list(self._given_up):
-            if closer == deadline:
-                self._queue.finish(batch)
-        self._given_up = [each for each in self._given_up if each[0] != deadline]
+        for batch in self._queue.batches_of(deadline):
+            self._queue.put_back(batch)  # there is something if an exception struck in the middle of it
+            self._queue.finish(batch)
         self._let_flushes_go()
 
     def _is_over(self, shift: Shift) -> bool:

@@ -117,11 +117,11 @@ class Queue:
             count += 1
         return self._take(count, _first_of(candidates), owner)
 
-    def take_up_to(self, serial: int) -> Batch:
+    def take_up_to(self, serial: int, owner: object = None) -> Batch:
         """All that waits and is numbered up to `serial`, as one batch, to be given up together."""
         candidates = self.waiting.copy()
         count = sum(number <= serial for number, _, _, _ in candidates)
-        return self._take(count, _first_of(candidates), None)
+        return self._take(count, _first_of(candidates), owner)
 
     def _first(self, count: int) -> list[Entry]:
         """The oldest events; by index, as an iterator does not outlive a nested `track`."""
@@ -252,7 +252,7 @@ class Queue:
 
     def batches_of(self, owner: object) -> list[Batch]:
         """The batches that `owner` has not finished."""
-        return [batch for batch in list(self._taken) if batch.owner is owner]
+        return [batch for batch in list(self._taken) if batch.owner == owner]
 
     def finish(self, batch: Batch) -> None:
         """Forget a batch: its outcome is written and its callbacks have returned."""

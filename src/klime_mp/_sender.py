@@ -17,7 +17,7 @@ from klime_mp._clock import NEVER, Clock
 from klime_mp._delivery import OUT_OF_TIME, Delivery
 from klime_mp._dispatch import LINGER, START_AGAIN, Dispatch
 from klime_mp._signals import raised_by_signal
-from klime_mp._steps import Backlog, Evicted, Refused, Shift, Sleep
+from klime_mp._steps import Backlog, Evicted, Opens, Refused, Shift, Sleep
 
 if TYPE_CHECKING:
     from klime_mp._batch import Batch, Entry
@@ -109,14 +109,13 @@ class Sender:
                 if self._dispatch.in_vain != in_vain and not self._dispatch.at_stake(mark):
                     return False
                 if work_here or (asked.shift is not None and not self.begin(asked.shift)):
-                    self._work_here(min(deadline, self._dispatch.closing_at()), until)
-                    return not self._dispatch.unfinished(mark)
+                    return self._works_off(mark, deadline, until)
                 now = self._clock.monotonic()
                 if now >= deadline:
                     return False
                 latch.wait(min(deadline, asked.again_at) - now)
             finally:
-                self._dispatch.forget(mark, latch)
+                self._forget(mark, latch)
 
     async def aflush(self, deadline: float) -> bool:
         """`flush` for asyncio: it takes no thread, however many wait, and sends in the loop's only at an exit."""
@@ -140,12 +139,15 @@ class Sender:
                 again_at = asked.again_at
                 if asked.shift is not None and not self.begin(asked.shift):
                     if _exit.main_thread_is_over():  # in the event loop's thread after all, as there is no other
-                        self._work_here(min(deadline, self._dispatch.closing_at()), mark)
-                        return not self._dispatch.unfinished(mark)
+                        return self._works_off(mark, deadline, mark)
                     again_at = now + START_AGAIN
                 await latch.wait(min(deadline, again_at) - now)
             finally:
-                self._dispatch.forget(mark, latch)
+                self._forget(mark, latch)
+
+    def _forget(self, mark: float, latch: Opens) -> None:
+        if self._dispatch.mine():  # a callback may have forked, and this be the child: there the lock is the parent's
+            self._dispatch.forget(mark, latch)
 
     def _has_failed(self, mark: float) -> bool:
         """Has the last try failed, the next one still to come, and is everything up to `mark` safe?"""
@@ -178,7 +180,7 @@ class Sender:
             return False
         try:
             mark = self._dispatch.begin_closing(deadline, refusal)
-            while not self.flush(deadline, mark) and not self._dispatch.in_step():
+            while not (done := self.flush(deadline, mark)) and self._dispatch.mine() and not self._dispatch.in_step():
                 # The deadline has come, or a try was in vain. What is on disk is safe there; what is in memory only
                 # has its other tries, and a request that has begun may still be answered.
                 given_up = self._dispatch.give_up(mark, deadline)
@@ -191,7 +193,7 @@ class Sender:
         finally:
             if self._dispatch.mine():
                 self._dispatch.end_closing(deadline)
-        return self._dispatch.cut_short == cut_short and not self._dispatch.unfinished(mark)
+        return self._dispatch.cut_short == cut_short and (done or not self._dispatch.unfinished(mark))
 
     def _tell(self, failed: list[Entry], dropped: list[Entry], mark: int, deadline: float) -> None:
         """Tell of what was given up. Callbacks of what the sender itself has written just in time may end."""
@@ -235,13 +237,15 @@ class Sender:
             return False
         return True
 
-    def _work_here(self, limit: float, mark: float) -> None:
-        """The loop in the calling thread, until all up to `mark` is done or `limit` comes."""
-        shift = self._dispatch.work_here(limit, mark)
+    def _works_off(self, mark: float, deadline: float, until: float) -> bool:
+        """The loop in the calling thread, until all up to `until` is done or the time is up: is all up to `mark`?"""
+        shift = self._dispatch.work_here(min(deadline, self._dispatch.closing_at()), until)
         try:
             self._work(shift)
         finally:
-            self._dispatch.end_shift(shift)  # once more, should an exception have struck while `_work` did so
+            if self._dispatch.mine():
+                self._dispatch.end_shift(shift)  # once more, should an exception have struck while `_work` did so
+        return self._dispatch.mine() and not self._dispatch.unfinished(mark)
 
     def _work(self, shift: Shift) -> None:
         """The loop."""

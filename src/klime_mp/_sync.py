@@ -116,7 +116,7 @@ class _Road:
         self.hold = dispatch.hold
         self.split = dispatch.split
         self.finish = dispatch.finish
-        self.count_request = dispatch.count_request
+        self.begin_request = dispatch.begin_request
 
     def closing_at(self) -> float:
         """The caller's own deadline is the only one."""
@@ -145,7 +145,7 @@ class _Road:
         """Write the outcome into the client's ledger."""
         return self._dispatch.settle(batch, delivered=delivered, rejected=rejected, failed=failed)
 
-    def try_in_vain(self) -> None:
+    def try_in_vain(self, batch: Batch) -> None:
         """Nothing is safe, and nobody else waits."""
 
     def put_off(self, batch: Batch, seconds: float) -> tuple[list[Entry], list[Entry]]:  # noqa: ARG002 # the road's signature

@@ -12,8 +12,9 @@ import pytest
 import klime_mp
 from klime_mp import _sender
 from klime_mp._dispatch import Dispatch
+from klime_mp._queue import Queue
 from support.clients import Stopwatch, track, wait_for_retry, wait_until
-from support.ledger import assert_ledger
+from support.ledger import assert_balanced, assert_ledger
 from support.script import assert_ended_in_time, run_script
 from support.sockets import DrippingBody, FullBacklog, SilentServer
 
@@ -235,6 +236,32 @@ def test_a_restart_beside_a_shutdown_says_that_something_is_left(make_client, co
     client.restart()
     closing.join()
     assert answers == [False]
+
+
+@pytest.mark.parametrize("where", ["take_up_to", "put_off", "settle"])
+def test_a_shutdown_that_is_interrupted_while_it_gives_up(make_client, collector, monkeypatch, where):
+    """By Ctrl-C, say: what had no outcome then is sent after all, and nothing is counted twice or not at all."""
+    collector.faults({"hang": True})
+    client = make_client(max_batch_size=2, request_timeout=2000)
+    track(client, *range(5))
+    client.flush(timeout_ms=0)
+    collector.wait_for_requests(1)
+    step = getattr(Queue, where)
+
+    def interrupted(*args, **kwargs):
+        if where == "take_up_to":
+            step(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Queue, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.shutdown(timeout_ms=200)
+    assert_balanced(client.stats())
+    client.restart()
+    assert client.shutdown(timeout_ms=20_000)
+    assert_ledger(client, delivered=5)
+    assert sorted(collector.serials()) == list(range(5))
 
 
 def test_shutdown_fails_what_waits_behind_a_request_that_hangs(make_client, seen, collector):

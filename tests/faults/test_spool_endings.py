@@ -223,6 +223,38 @@ def test_after_a_request_that_hangs_nothing_is_left_to_wait_for(spooling, spool)
         assert not client._here()._sender.has_work()
 
 
+def test_what_waits_after_a_restart_does_not_wait_for_an_old_deadline(spooling, collector):
+    collector.faults(DOWN)
+    client = spooling(max_queue_size=2, retry_max_attempts=1)
+    track(client, 1)
+    assert client.shutdown(600_000) is False
+    client.restart()
+    collector.faults()
+    track(client, *range(2, 10))
+    assert client._here()._queue.on_disk
+    assert client.flush(20_000) is True
+
+
+def test_a_shutdown_beside_a_request_for_later_events_sleeps(spooling, collector):
+    """Of two exit handlers the first has given up what was there when it began, and others track meanwhile."""
+    collector.faults({"status": 503})
+    client = spooling(**LONG_REST, max_batch_size=1)
+    track(client, 0)
+    wait_for_disk(client, 1)
+    collector.faults({"status": 503, "delay_ms": 500}, {"status": 200}, {"status": 503}, {"delay_ms": 2500}, DOWN)
+    first = threading.Thread(target=client._here()._drain, args=(8.0,))
+    first.start()
+    collector.wait_for_requests(2)
+    track(client, 1, 2)
+    first.join()
+    steps = []
+    dispatch = client._here()._dispatch
+    next_step = dispatch.next_step
+    dispatch.next_step = lambda *args, **kwargs: steps.append(1) or next_step(*args, **kwargs)
+    client.shutdown(8000)
+    assert len(steps) < 100
+
+
 def test_flush_knows_what_a_shutdown_has_left(spooling, collector):
     collector.faults(DOWN)
     client = spooling()
