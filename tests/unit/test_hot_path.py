@@ -21,6 +21,9 @@ PROPERTIES = {"report": "Quarterly", "rows": 42, "seconds": 12.75, "scheduled": 
 MOST_INSTRUCTIONS = 700
 MOST_CALLS = 20
 
+# Calls that are counted, of which the least counts: the first call of a second writes that second anew.
+TIMES = 3
+
 
 @pytest.fixture
 def tracking(collector):
@@ -55,6 +58,10 @@ def track(tracking):
 
 def instructions(call):
     """Instructions that the interpreter runs in the package."""
+    return min(_instructions(call) for _ in range(TIMES))
+
+
+def _instructions(call):
     count = 0
 
     def trace(frame, event, _):
@@ -77,6 +84,10 @@ def instructions(call):
 
 def c_calls(call):
     """Calls of functions written in C, by name."""
+    return min((_c_calls(call) for _ in range(TIMES)), key=Counter.total)
+
+
+def _c_calls(call):
     found = Counter()
 
     def note(_frame, event, function):
