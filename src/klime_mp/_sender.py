@@ -106,7 +106,7 @@ class Sender:
                 asked = self._dispatch.ask(mark, latch)
                 if asked.done:
                     return not self._dispatch.unfinished(mark)
-                if self._dispatch.in_vain != in_vain and not self._dispatch.at_stake(mark):
+                if self._has_failed_since(in_vain, mark):
                     return False
                 if work_here or (asked.shift is not None and not self.begin(asked.shift)):
                     return self._works_off(mark, deadline, until)
@@ -133,8 +133,7 @@ class Sender:
                 if asked.done:
                     return not self._dispatch.unfinished(mark)
                 now = self._clock.monotonic()
-                in_vain_now = self._dispatch.in_vain != in_vain and not self._dispatch.at_stake(mark)
-                if in_vain_now or now >= deadline:
+                if self._has_failed_since(in_vain, mark) or now >= deadline:
                     return False
                 again_at = asked.again_at
                 if asked.shift is not None and not self.begin(asked.shift):
@@ -152,6 +151,10 @@ class Sender:
     def _has_failed(self, mark: float) -> bool:
         """Has the last try failed, the next one still to come, and is everything up to `mark` safe?"""
         return self._dispatch.fails() and not self._dispatch.at_stake(mark)
+
+    def _has_failed_since(self, in_vain: int, mark: float) -> bool:
+        """Has a try failed since there were so many in vain, and is everything up to `mark` safe?"""
+        return self._dispatch.in_vain != in_vain and not self._dispatch.at_stake(mark)
 
     def has_work(self) -> bool:
         """Is anything here that a flush would wait for?"""

@@ -263,7 +263,7 @@ class Announcing(Server):
         statuses = itertools.chain([b"200 OK"], itertools.repeat(b"503 Service Unavailable"))
         while not self.is_closing() and connection.recv(65536):
             connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
-            time.sleep(0.05)  # came it at once, it would be read, and thrown away, together with what announces it
+            time.sleep(0.05)  # at once, it would be read, and thrown away, together with what announces it
             connection.sendall(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % next(statuses))
 
 
